@@ -1,0 +1,5 @@
+"""``python -m paraflowkit``."""
+
+from paraflowkit.cli import main
+
+main()

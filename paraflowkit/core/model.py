@@ -1,0 +1,53 @@
+"""The interface of networks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from paraflowkit.core import API_VERSION
+from paraflowkit.core.config import ComponentConfig
+from paraflowkit.noise import NoiseSchedule, Prediction
+
+
+class VelocityModel(nn.Module, ABC):
+    """A network that predicts data, noise, v or velocity at a noisy state.
+
+    Attributes:
+        noise: the process that it was trained on. prediction: what its output estimates.
+        shape: of one sample. data_std: standard deviation of the data, by which relative errors are divided.
+    """
+
+    api_version = API_VERSION
+    config_cls: type[ComponentConfig] = ComponentConfig
+    noise: NoiseSchedule
+    prediction: Prediction
+    shape: tuple[int, ...]
+    data_std: float = 1.0
+
+    @abstractmethod
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        """Predict.
+
+        Args:
+            x: ``(rows, *shape)``. t: float64 ``(rows,)``, times of :attr:`noise`, never rounded on the way.
+            cond: ``(rows, …)`` as made by :meth:`condition`, or None.
+
+        Returns:
+            ``(rows, *shape)`` of x's dtype.
+        """
+
+    def condition(self, classes: list[int | None], prompts: list[str | None]) -> Tensor | None:
+        """Turn the wanted classes or prompts of the samples into a tensor whose first dimension is the samples.
+
+        Raises:
+            ValueError: the model does not understand a class or prompt.
+        """
+        if any(c is not None for c in classes) or any(p is not None for p in prompts):
+            raise ValueError(f"{type(self).__name__} is unconditional: leave out 'classes' and 'prompts'.")
+        return None
+
+    def null_condition(self, cond: Tensor) -> Tensor:
+        """The condition of the unguided branch, of cond's shape. Raises ValueError where there is none."""
+        raise ValueError(f"{type(self).__name__} has no unconditional branch: use guidance 1.")

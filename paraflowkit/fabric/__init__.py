@@ -1,0 +1,1 @@
+"""Everything that runs under Lightning Fabric: where rows are evaluated, and the predict loop."""

@@ -1,0 +1,206 @@
+"""What a predict run writes and reports: rows, images, summary, configuration, plot."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from paraflowkit import __version__
+from paraflowkit.config import Request, RunConfig, dump
+from paraflowkit.core.model import VelocityModel
+from paraflowkit.errors import ParaflowkitError
+from paraflowkit.report.images import save_png, to_grid, to_image
+from paraflowkit.report.plot import save_convergence
+from paraflowkit.solution import Solution, Stats, relative_rmse
+
+
+def is_image(sample: Tensor) -> bool:
+    """Whether a sample ``(c, h, w)`` can be shown."""
+    return sample.ndim == 3 and sample.shape[0] in (1, 3)
+
+
+def sample_rows(
+    first: int, batch: Sequence[Request], solution: Solution, plain: Solution | None, std: float
+) -> list[dict[str, Any]]:
+    """One dictionary a sample: request, result, cost and, beside a sequential solution, the error.
+
+    ``rmse`` is relative to the data's standard deviation; ``psnr`` is in decibels for the range [-1, 1].
+    """
+    rows: list[dict[str, Any]] = []
+    for i, request in enumerate(batch):
+        row: dict[str, Any] = {
+            "index": first + i,
+            "class": request.class_id,
+            "prompt": request.prompt,
+            "seed": request.seed,
+            "guidance": request.guidance,
+            "result": solution.results[i].name.lower(),
+            "message": solution.results[i].value,
+            "iterations": int(solution.stats.sample_iterations[i]),
+            "evaluations": int(solution.stats.evaluations[i]),
+        }
+        if plain is not None:
+            ours, theirs = solution.x[i : i + 1].cpu(), plain.x[i : i + 1].cpu()
+            row["rmse"] = float(relative_rmse(ours, theirs, std))
+            row["max_difference"] = float((ours - theirs).abs().max())
+            if is_image(ours[0]):
+                same = torch.equal(ours.clamp(-1, 1), theirs.clamp(-1, 1))
+                psnr = peak_signal_noise_ratio(ours.clamp(-1, 1).double(), theirs.clamp(-1, 1).double(), data_range=2.0)
+                row["psnr"] = None if same else float(psnr)
+            row["sequential_iterations"] = int(plain.stats.sample_iterations[i])
+            row["sequential_evaluations"] = int(plain.stats.evaluations[i])
+        rows.append(row)
+    return rows
+
+
+@dataclass
+class Summary:
+    """Totals of a run; ``sequential`` is None without ``compare``.
+
+    Attributes:
+        iterations, evaluations: mean of a sample. calls: network calls. seconds, model_seconds: of all solves.
+        rmse, worst_rmse: mean and largest relative RMSE to the sequential samples. psnr: the smallest, in decibels;
+            None where all images are equal or there are none. machine: what the figures were measured on.
+    """
+
+    samples: int = 0
+    failed: int = 0
+    iterations: float = 0.0
+    evaluations: float = 0.0
+    calls: int = 0
+    seconds: float = 0.0
+    model_seconds: float = 0.0
+    sequential: dict[str, float] | None = None
+    rmse: float | None = None
+    worst_rmse: float | None = None
+    psnr: float | None = None
+    machine: dict[str, Any] = field(default_factory=dict[str, Any])
+    stats: list[Stats] = field(default_factory=list[Stats])
+
+    @classmethod
+    def start(cls, model: VelocityModel, config: RunConfig, device: torch.device) -> Summary:
+        """An empty summary that knows the machine."""
+        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+        return cls(
+            machine={
+                "device": gpu or f"{platform.machine()} CPU",
+                "threads": torch.get_num_threads(),
+                "cores": os.cpu_count(),
+                "platform": platform.platform(),
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "paraflowkit": __version__,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "dtype": config.run.dtype,
+            }
+        )
+
+    def add(self, rows: list[dict[str, Any]], solution: Solution, plain: Solution | None) -> None:
+        """Take in a batch."""
+        old, new = self.samples, len(rows)
+        total = old + new
+
+        def mean(before: float, key: str) -> float:
+            return (before * old + sum(row[key] for row in rows)) / total
+
+        self.iterations, self.evaluations = mean(self.iterations, "iterations"), mean(self.evaluations, "evaluations")
+        self.failed += sum(not result.ok for result in solution.results)
+        self.calls += solution.stats.calls
+        self.seconds += solution.stats.seconds
+        self.model_seconds += solution.stats.model_seconds
+        self.stats.append(solution.stats)
+        if plain is not None:
+            s = self.sequential or dict.fromkeys(("iterations", "evaluations", "calls", "seconds"), 0.0)
+            s["iterations"] = mean(s["iterations"], "sequential_iterations")
+            s["evaluations"] = mean(s["evaluations"], "sequential_evaluations")
+            s["calls"] += plain.stats.calls
+            s["seconds"] += plain.stats.seconds
+            self.sequential = s
+            self.rmse = mean(self.rmse or 0.0, "rmse")
+            self.worst_rmse = max(self.worst_rmse or 0.0, *(row["rmse"] for row in rows))
+            shown = [row["psnr"] for row in rows if row.get("psnr") is not None]
+            if shown:
+                self.psnr = min(shown) if self.psnr is None else min(self.psnr, *shown)
+        self.samples = total
+
+    @property
+    def speedup(self) -> float | None:
+        """Sequential seconds over parallel seconds."""
+        return None if self.sequential is None else self.sequential["seconds"] / self.seconds
+
+    def verdict(self) -> str | None:
+        """In one sentence: was the parallel solve faster here, and why?"""
+        if self.sequential is None or self.speedup is None:
+            return None
+        calls = self.sequential["iterations"] / self.iterations
+        work = self.evaluations / self.sequential["evaluations"]
+        if self.speedup >= 1:
+            return (
+                f"Faster here: {calls:.1f} times fewer sequential calls made the samples in "
+                f"1/{self.speedup:.2f} of the sequential time, for {work:.1f} times the evaluations."
+            )
+        return (
+            f"Slower here by a factor {1 / self.speedup:.2f}: {calls:.1f} times fewer sequential calls, but "
+            f"{work:.1f} times the evaluations, and a call on this device takes longer the more rows it has. "
+            "Several devices, or one with room left at this batch, turn fewer calls into less time."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, without the per-sweep figures."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "stats"}
+        values["speedup"], values["verdict"] = self.speedup, self.verdict()
+        values["rest_share"] = 1 - self.model_seconds / self.seconds if self.seconds else None
+        return values
+
+
+class RunFolder:
+    """The folder of a run. A folder that already holds results is never overwritten: a number is appended.
+
+    Raises:
+        ParaflowkitError: the folder cannot be made.
+    """
+
+    def __init__(self, config: RunConfig, requests: Sequence[Request]) -> None:
+        self.config = config
+        wanted = Path(config.output.folder)
+        self.path, number = wanted, 1
+        try:
+            while (self.path / "results.jsonl").exists():
+                number += 1
+                self.path = wanted.with_name(f"{wanted.name}-{number}")
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "config.yaml").write_text(dump(config))
+            (self.path / "results.jsonl").touch()
+        except OSError as error:
+            raise ParaflowkitError(f"output.folder: cannot write to {self.path}: {error.strerror or error}.") from error
+
+    def add(self, rows: list[dict[str, Any]], samples: Tensor) -> None:
+        """Write a batch: the images first, then the rows that name them."""
+        for row, sample in zip(rows, samples, strict=True):
+            if self.config.output.images and is_image(sample):
+                name = f"{row['index']:04d}.png"
+                save_png(to_image(sample, self.config.output.upscale), self.path / name)
+                row["image"] = name
+        with (self.path / "results.jsonl").open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def finish(self, samples: Tensor, summary: Summary, steps: int, tolerance: float) -> None:
+        """Write the grid, the raw samples, the summary and the plot."""
+        out = self.config.output
+        if out.images and is_image(samples[0]):
+            save_png(to_grid(samples, out.columns, out.upscale), self.path / "grid.png")
+        save_file({"samples": samples.contiguous()}, self.path / "samples.safetensors")
+        (self.path / "summary.json").write_text(json.dumps(summary.to_dict(), indent=2) + "\n")
+        if out.plot:
+            title = f"{self.config.solver.name}, {steps} steps, {summary.samples} samples"
+            save_convergence(summary.stats, steps, tolerance, title, self.path / "convergence.png")

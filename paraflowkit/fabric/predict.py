@@ -1,0 +1,197 @@
+"""The predict loop: requests in batches through a solver, with files and figures at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+
+from paraflowkit import registry
+from paraflowkit.config import Component, Request, RunConfig, read_requests
+from paraflowkit.core.model import VelocityModel
+from paraflowkit.core.problem import Problem, make_problem
+from paraflowkit.core.solver import ParallelSolver
+from paraflowkit.core.stepper import BaseStepper
+from paraflowkit.core.window import WindowPolicy
+from paraflowkit.errors import ParaflowkitError
+from paraflowkit.fabric.evaluator import Evaluator
+from paraflowkit.fabric.outputs import RunFolder, Summary, sample_rows
+from paraflowkit.grid import make_grid
+from paraflowkit.solution import Solution
+from paraflowkit.solve import SweepInfo, solve
+
+#: Called after each sweep with the batch's number, the number of batches and what the solver tells.
+SweepCallback = Callable[[int, int, SweepInfo], None]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a predict run made.
+
+    Attributes:
+        samples: ``(n, *shape)`` on the CPU, in the order of the requests. rows: a dictionary a sample, as in
+            ``results.jsonl``. summary: totals and, with ``compare``, the ratios. folder: where the files are.
+    """
+
+    samples: torch.Tensor
+    rows: list[dict[str, Any]]
+    summary: Summary
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    model: VelocityModel
+    stepper: BaseStepper[Any]
+    solver: ParallelSolver[Any, Any]
+    window: WindowPolicy[Any]
+
+
+def _make(component: Component) -> Any:
+    return registry.get(component.kind, component.name)(component.settings)
+
+
+def make_fabric(config: RunConfig) -> Fabric:
+    """The Fabric that the configuration describes, launched.
+
+    Raises:
+        ParaflowkitError: Lightning refuses the combination; its own words are quoted.
+    """
+    f = config.fabric
+    try:
+        fabric = Fabric(
+            accelerator=f.accelerator,
+            devices=f.devices,
+            strategy=f.strategy,
+            precision=f.precision,  # pyright: ignore[reportArgumentType]  # Fabric checks the words itself
+        )
+        fabric.launch()
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise ParaflowkitError(f"The 'fabric' section does not fit this machine: {error}") from error
+    return fabric
+
+
+def predict(
+    config: RunConfig,
+    fabric: Fabric | None = None,
+    *,
+    model: VelocityModel | None = None,
+    on_sweep: SweepCallback | None = None,
+    save: bool = True,
+) -> Prediction:
+    """Make every requested sample.
+
+    Args:
+        config: see :func:`paraflowkit.config.load`. fabric: launched by the caller; made from the configuration if None.
+        model: used in place of the configured one. on_sweep: called after each sweep of the parallel solver.
+        save: write the run folder (images, grid, results, configuration, plot); otherwise nothing touches the disk.
+
+    Returns:
+        A :class:`Prediction`.
+
+    Raises:
+        ParaflowkitError: pieces that do not fit each other or the requests, in one sentence.
+    """
+    requests = read_requests(config)
+    fabric = fabric or make_fabric(config)
+    try:
+        pieces = _Pieces(
+            model=model or _make(config.model),
+            stepper=_make(config.stepper),
+            solver=_make(config.solver),
+            window=_make(config.window),
+        )
+        # The conditions of all requests are looked at before the first is made.
+        pieces.model.condition([r.class_id for r in requests], [r.prompt for r in requests])
+        make = _maker(config, fabric, pieces)
+        batches = [requests[i : i + config.run.batch] for i in range(0, len(requests), config.run.batch)]
+        first = make(batches[0])
+    except ValueError as error:
+        raise ParaflowkitError(str(error)) from error
+    folder = RunFolder(config, requests) if save else None
+    rows: list[dict[str, Any]] = []
+    summary = Summary.start(pieces.model, config, fabric.device)
+    samples: list[torch.Tensor] = []
+    reference = _sequential() if config.run.compare else None
+    if reference is not None:
+        _warm_up(first)
+    for number, batch in enumerate(batches):
+        problem = first if number == 0 else make(batch)
+        plain = _solve(config, reference, problem, max_sweeps=None) if reference is not None else None
+
+        def told(info: SweepInfo, at: int = number) -> None:
+            if on_sweep is not None:
+                on_sweep(at, len(batches), info)
+
+        solution = _solve(config, (pieces.solver, pieces.window), problem, config.run.max_sweeps, told)
+        new = sample_rows(len(rows), batch, solution, plain, pieces.model.data_std)
+        summary.add(new, solution, plain)
+        samples.append(solution.x.cpu())
+        if folder is not None:
+            folder.add(new, samples[-1])
+        rows += new
+    done = torch.cat(samples)
+    if folder is not None:
+        tolerance = pieces.solver.config.tolerance
+        folder.finish(done, summary, first.steps, tolerance)
+    return Prediction(done, rows, summary, folder.path if folder is not None else None)
+
+
+def _maker(config: RunConfig, fabric: Fabric, pieces: _Pieces) -> Callable[[Sequence[Request]], Problem]:
+    """A function that turns a batch of requests into a problem; grid and evaluator are made once."""
+    dtype = torch.float64 if config.run.dtype == "float64" else torch.float32
+    grid = make_grid(pieces.model.noise, config.grid.steps, config.grid.spacing, config.grid.shift)
+    evaluator = Evaluator(fabric, pieces.model, pieces.stepper.nodes(grid).t, dtype)
+
+    def make(batch: Sequence[Request]) -> Problem:
+        return make_problem(
+            pieces.model,
+            pieces.stepper,
+            grid,
+            [request.seed for request in batch],
+            classes=[request.class_id for request in batch],
+            prompts=[request.prompt for request in batch],
+            guidance=[request.guidance for request in batch],
+            dtype=dtype,
+            device=fabric.device,
+            evaluate=evaluator,
+        )
+
+    return make
+
+
+def _sequential() -> tuple[ParallelSolver[Any, Any], WindowPolicy[Any]]:
+    """The sampler that parallel solvers are compared with."""
+    return (
+        registry.get("solver", "sequential")(registry.config_class("solver", "sequential")()),
+        registry.get("window", "sliding")(registry.config_class("window", "sliding")(size=1)),
+    )
+
+
+def _solve(
+    config: RunConfig,
+    pair: tuple[ParallelSolver[Any, Any], WindowPolicy[Any]],
+    problem: Problem,
+    max_sweeps: int | None,
+    callback: Callable[[SweepInfo], None] | None = None,
+) -> Solution:
+    return solve(
+        problem,
+        pair[0],
+        pair[1],
+        max_sweeps=max_sweeps,
+        nonfinite=config.run.nonfinite,
+        max_rows=config.run.max_rows,
+        callback=callback,
+    )
+
+
+def _warm_up(problem: Problem) -> None:
+    """One call of the network, so that neither of the compared samplers pays for the first."""
+    first = torch.zeros(1, dtype=torch.int64, device=problem.x0.device)
+    with torch.no_grad():
+        problem.output(problem.x0[:1], first, first)

@@ -1,0 +1,1 @@
+"""The shipped class-conditional digit networks: data, training, classifier and adapters."""

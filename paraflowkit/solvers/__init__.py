@@ -1,0 +1,1 @@
+"""Parallel solvers, one a file."""

@@ -1,0 +1,1 @@
+"""Base steppers (samplers), one a file."""

@@ -1,0 +1,1 @@
+"""Window policies, one a file."""

@@ -1,0 +1,1 @@
+"""An example plugin of paraflowkit. Importing it loads no torch."""
