@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
 from paraflowkit.core.config import ComponentConfig
+from pydantic import Field
 
 
 class AdamsBashforthConfig(ComponentConfig):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
 from paraflowkit.noise import NoiseSchedule, Prediction
 from paraflowkit.table import StepTable
+
 from paraflowkit_example.config import AdamsBashforthConfig
 
 

@@ -1,0 +1,41 @@
+"""Fixtures of the whole suite: one thread, no leaks."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+# diffusers and lightning raise deprecation warnings of their own while they are imported; ours are still errors.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import diffusers.models.unets.unet_2d
+    import diffusers.schedulers.scheduling_ddim
+    import diffusers.schedulers.scheduling_flow_match_euler_discrete
+    import lightning.fabric  # noqa: F401  # (all four: imported for their warnings)
+
+KEPT = {"PYTEST_CURRENT_TEST"}
+
+
+@pytest.fixture(autouse=True)
+def _leaks_nothing(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Fail a test that leaves an environment variable, a thread, a child process or a file in the working directory."""
+    here = tmp_path_factory.mktemp("cwd")
+    monkeypatch.chdir(here)
+    environment = {k: v for k, v in os.environ.items() if k not in KEPT}
+    threads = set(threading.enumerate())
+    yield
+    after = {k: v for k, v in os.environ.items() if k not in KEPT}
+    assert after == environment, f"{request.node.nodeid} changed the environment"
+    # Libraries keep daemon threads of their own (tqdm's monitor); a thread that would keep Python alive is a leak.
+    left = [t for t in threading.enumerate() if t not in threads and not t.daemon]
+    assert not left, f"{request.node.nodeid} left threads: {left}"
+    made = os.listdir(here)
+    assert not made, f"{request.node.nodeid} left files: {made}"
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
