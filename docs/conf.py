@@ -14,7 +14,7 @@ author = "The paraflowkit authors"
 project_copyright = "The paraflowkit authors"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "settings_table"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "settings_table", "packed_sections"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"paraflowkit {__version__}"

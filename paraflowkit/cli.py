@@ -62,7 +62,7 @@ def _predict_with_progress(run: RunConfig) -> Prediction:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from paraflowkit.config import read_requests
+    from paraflowkit.requests import read_requests
 
     read_requests(run)  # a bad request file is found out before torch is loaded
     console = Console(stderr=True)
@@ -136,7 +136,7 @@ def _figures(s: Summary) -> list[tuple[str, float, str]]:
 @app.command()
 def schema() -> None:
     """Print the JSON schema of run files, over all installed plugins."""
-    from paraflowkit.config import schema as make_schema
+    from paraflowkit.schema import schema as make_schema
 
     typer.echo(json.dumps(make_schema(), indent=2))
 

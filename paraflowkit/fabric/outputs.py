@@ -16,11 +16,12 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from paraflowkit import __version__
-from paraflowkit.config import Request, RunConfig, dump
+from paraflowkit.config import RunConfig, dump
 from paraflowkit.core.model import VelocityModel
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.report.images import save_png, to_grid, to_image
 from paraflowkit.report.plot import save_convergence
+from paraflowkit.requests import Request
 from paraflowkit.solution import Solution, Stats, relative_rmse
 
 

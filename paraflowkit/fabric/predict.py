@@ -11,7 +11,7 @@ import torch
 from lightning.fabric import Fabric
 
 from paraflowkit import registry
-from paraflowkit.config import Component, Request, RunConfig, read_requests
+from paraflowkit.config import Component, RunConfig
 from paraflowkit.core.model import VelocityModel
 from paraflowkit.core.problem import Problem, make_problem
 from paraflowkit.core.solver import ParallelSolver
@@ -21,6 +21,7 @@ from paraflowkit.errors import ParaflowkitError
 from paraflowkit.fabric.evaluator import Evaluator
 from paraflowkit.fabric.outputs import RunFolder, Summary, sample_rows
 from paraflowkit.grid import make_grid
+from paraflowkit.requests import Request, read_requests
 from paraflowkit.solution import Solution
 from paraflowkit.solve import SweepInfo, solve
 

@@ -11,4 +11,4 @@ from pydantic import Field
 class AdamsBashforthConfig(ComponentConfig):
     """Settings of :class:`paraflowkit_example.stepper.AdamsBashforth`."""
 
-    order: Literal[1, 2] = Field(2, description="1 is Euler; 2 also uses the velocity of the step before.")
+    order: Literal[1, 2] = Field(default=2, description="1 is Euler; 2 also uses the velocity of the step before.")

@@ -35,7 +35,6 @@ class AdamsBashforth(BaseStepper[AdamsBashforthConfig]):
         a, b = h.new_zeros(len(h), self.order), h.new_zeros(len(h), self.order)
         a[:, 0], b[:, 0] = 1, h
         if self.order == 2:
-            correction = h[1:].square() / (2 * h[:-1])
-            b[1:, 0] += correction
-            b[1:, 1] = -correction
+            b[1:, 1] = -h[1:].square() / (2 * h[:-1])
+            b[1:, 0] -= b[1:, 1]
         return StepTable(a=a, b=b, s=torch.zeros_like(h))

@@ -1,0 +1,290 @@
+"""Run files: YAML over the defaults, checked at once against the installed plugins, before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from paraflowkit import registry
+from paraflowkit.core.config import ComponentConfig
+from paraflowkit.errors import PluginError, did_you_mean
+from paraflowkit.yaml_source import SettingPath, Source, apply_overrides, parse, read_file
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
+
+
+class GridConfig(ComponentConfig):
+    """The times of the sampler."""
+
+    steps: int = Field(50, ge=1, description="N, the number of steps.")
+    spacing: Literal["uniform", "leading", "trailing", "linspace"] = Field(
+        "uniform", description="uniform, or for VP processes how training steps are picked, as in diffusers."
+    )
+    shift: float = Field(1.0, gt=0, allow_inf_nan=False, description="Resolution shift of flow matching.")
+
+
+class RequestGroup(ComponentConfig):
+    """Samples that are wanted: every seed with every class or prompt."""
+
+    classes: list[int] | None = Field(None, description="Classes, for class-conditional models.")
+    prompts: list[str] | None = Field(None, description="Prompts, for text-conditional models.")
+    seeds: list[int] = Field([0], min_length=1, description="Seeds of the noise.")
+    count: int = Field(1, ge=1, description="Samples from each seed on: seed, seed + 1, …")
+    guidance: float = Field(1.0, ge=0, allow_inf_nan=False, description="Classifier-free guidance; 1 is none.")
+
+
+class OutputConfig(ComponentConfig):
+    """What is written, and where."""
+
+    folder: str = Field("runs/predict", min_length=1, description="Of the run; a number is appended if it is taken.")
+    columns: int | None = Field(None, ge=1, description="Of the grid; near a square by default.")
+    upscale: int = Field(8, ge=1, description="Pixels of a PNG for each pixel of a sample.")
+    images: bool = Field(True, description="Write a PNG a sample and the grid.")
+    plot: bool = Field(True, description="Write the convergence plot.")
+
+
+class FabricConfig(ComponentConfig):
+    """Arguments of Lightning Fabric."""
+
+    accelerator: str = "cpu"
+    devices: int = Field(1, ge=1)
+    strategy: str = "auto"
+    precision: str = "32-true"
+
+
+class RunSettings(ComponentConfig):
+    """How the samples are made."""
+
+    batch: int = Field(10, ge=1, description="Samples that are solved together.")
+    max_rows: int | None = Field(None, ge=1, description="Most network rows in one call.")
+    dtype: Literal["float32", "float64"] = Field("float32", description="Of the solver's states.")
+    nonfinite: Literal["stop", "sequential"] = Field(
+        "stop", description="On NaN or infinity: stop the sample, or go on sequentially from its last exact state."
+    )
+    max_sweeps: int | None = Field(None, ge=1, description="Stop a batch after so many sweeps.")
+    compare: bool = Field(False, description="Also run the sequential sampler and report the differences.")
+
+
+@dataclass(frozen=True)
+class Component:
+    """A chosen plugin and its settings, an instance of its own configuration class."""
+
+    kind: str
+    name: str
+    settings: BaseModel
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A checked run. ``requests`` is the path of a JSONL or CSV file, or groups of samples."""
+
+    model: Component
+    requests: Path | tuple[RequestGroup, ...]
+    stepper: Component
+    solver: Component
+    window: Component
+    grid: GridConfig
+    output: OutputConfig
+    fabric: FabricConfig
+    run: RunSettings
+
+
+SECTIONS: dict[str, type[ComponentConfig]] = {
+    "grid": GridConfig,
+    "output": OutputConfig,
+    "fabric": FabricConfig,
+    "run": RunSettings,
+}
+COMPONENTS: dict[str, str | None] = {"model": None, "stepper": "euler", "solver": "paraflow", "window": "sliding"}
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run file.
+
+    Args:
+        path: of the YAML file. overrides: settings over the file's, each ``section.key=value``.
+
+    Raises:
+        ConfigError: everything that is wrong, each as ``file:line:column: setting: what. Did you mean …?``.
+    """
+    path = Path(path)
+    return loads(read_file(path), str(path), overrides, path.parent)
+
+
+def loads(text: str, filename: str = "<text>", overrides: Sequence[str] = (), base: Path = Path()) -> RunConfig:
+    """:func:`load` from text; a request file's path is relative to ``base``. Raises ConfigError."""
+    source = parse(text, filename)
+    apply_overrides(source, overrides, tuple(COMPONENTS))
+    known = (*COMPONENTS, "requests", *SECTIONS)
+    for key in source.data:
+        if key not in known:
+            source.report((key,), f"unknown section.{_suggest(source, (key,), known)}", at_key=True)
+    components = {kind: _component(source, kind, default) for kind, default in COMPONENTS.items()}
+    sections = {name: _section(source, (name,), source.data.get(name), cls) for name, cls in SECTIONS.items()}
+    requests = _requests(source, base)
+    source.raise_problems()
+    return RunConfig(requests=requests, **components, **sections)  # pyright: ignore[reportArgumentType]
+
+
+def _component(source: Source, kind: str, default: str | None) -> Component | None:
+    value = source.data.get(kind, default)
+    if value is None and kind not in source.data:
+        installed = ", ".join(registry.names(kind))
+        source.report((), f"the section {kind!r} is missing. Installed: {installed}.")
+        return None
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, dict) or not isinstance(value.get("name", default), str):
+        source.report((kind,), f"needs the name of a {kind}: {', '.join(registry.names(kind))}.")
+        return None
+    name = value.get("name", default)
+    try:
+        cls = registry.config_class(kind, name)
+    except PluginError as error:
+        source.report((kind, "name") if (kind, "name") in source.values else (kind,), str(error))
+        return None
+    rest = {key: item for key, item in value.items() if key != "name"}
+    settings = _section(source, (kind,), rest, cls, ("name",))
+    return None if settings is None else Component(kind, name, settings)
+
+
+def _section(
+    source: Source, path: SettingPath, value: Any, cls: type[SectionT], also: tuple[str, ...] = ()
+) -> SectionT | None:
+    """Check a mapping against its class; problems are noted and None returned."""
+    value = {} if value is None else value
+    if not isinstance(value, dict):
+        source.report(path, f"expects a mapping of settings, got {value!r}.")
+        return None
+    wrong = False
+    for key, item in value.items():
+        field = cls.model_fields.get(key)
+        # To pydantic a bool is a number; to a person who writes `steps: yes` it is a mistake.
+        if field is not None and isinstance(item, bool) and bool not in (field.annotation, *get_args(field.annotation)):
+            source.report((*path, key), f"expects {_wanted(field.annotation)}, got {str(item).lower()}.")
+            wrong = True
+    try:
+        made = cls.model_validate(value)
+    except ValidationError as error:
+        for item in error.errors(include_url=False):
+            here = (*path, *item["loc"])
+            unknown = item["type"] == "extra_forbidden"
+            choices = (*cls.model_fields, *also)
+            text = f"unknown setting.{_suggest(source, here, choices)}" if unknown else explain(dict(item))
+            source.report(here, text, at_key=unknown)
+        return None
+    return None if wrong else made
+
+
+def _wanted(annotation: Any) -> str:
+    kinds = (annotation, *get_args(annotation))
+    return "a whole number" if int in kinds else "a number" if float in kinds else "text"
+
+
+def explain(error: dict[str, Any]) -> str:
+    """A pydantic error in plain English."""
+    kind, got, context = error["type"], error["input"], error.get("ctx", {})
+    shown = "nothing" if got is None else str(got).lower() if isinstance(got, bool) else repr(got)
+    expects = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "string": "text",
+        "list": "a list",
+        "finite": "a finite number",
+        "dict": "a mapping",
+    }
+    if kind == "missing":
+        return "is missing."
+    if kind == "literal_error":
+        return f"expects {context['expected']}, got {shown}.{_suggest_value(got, context['expected'])}"
+    limits = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le")}
+    limits |= {"greater_than": ("more than", "gt"), "less_than": ("less than", "lt")}
+    if kind in limits:
+        words, key = limits[kind]
+        return f"must be {words} {context[key]:g}, got {shown}."
+    if kind in ("too_short", "string_too_short"):
+        return "must not be empty."
+    word = kind.split("_")[0]
+    return f"expects {expects[word]}, got {shown}." if word in expects else f"{error['msg']} (got {shown})."
+
+
+def _suggest_value(got: Any, expected: str) -> str:
+    return did_you_mean(str(got), [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")])
+
+
+def _suggest(source: Source, path: SettingPath, choices: Sequence[str]) -> str:
+    """A near name among the choices, or the section in which this very setting exists."""
+    word = str(path[-1])
+    near = did_you_mean(word, choices)
+    if near:
+        return near
+    homes = [name for name, keys in _settings_by_section(source) if word in keys and name != path[0]]
+    if homes:
+        return f" {word!r} is a setting of {homes[0]!r}."
+    return f" Known: {', '.join(choices)}."
+
+
+def _settings_by_section(source: Source) -> Iterator[tuple[str, set[str]]]:
+    for name, cls in SECTIONS.items():
+        yield name, set(cls.model_fields)
+    for kind, default in COMPONENTS.items():
+        value: Any = source.data.get(kind, default)
+        name = value.get("name", default) if isinstance(value, dict) else value
+        try:
+            yield kind, set(registry.config_class(kind, str(name)).model_fields)
+        except PluginError:
+            continue
+
+
+def _requests(source: Source, base: Path) -> Path | tuple[RequestGroup, ...] | None:
+    value: Any = source.data.get("requests")
+    if value is None:
+        source.report(("requests",) if "requests" in source.data else (), "the section 'requests' is missing or empty.")
+        return None
+    if isinstance(value, str):
+        path = (base / value).resolve()
+        if path.suffix not in (".jsonl", ".csv"):
+            source.report(("requests",), f"{value!r} must be a .jsonl or .csv file.")
+        elif not path.is_file():
+            source.report(("requests",), f"there is no file {value!r} beside the run file.")
+        return path
+    if not isinstance(value, list) or not value:
+        source.report(("requests",), "expects a list of groups, such as '- classes: [0, 1]', or a file's name.")
+        return None
+    groups: list[RequestGroup] = []
+    for i, item in enumerate(value):
+        group = _section(source, ("requests", i), item, RequestGroup)
+        if group is None:
+            continue
+        groups.append(group)
+        if group.classes is not None and group.prompts is not None:
+            source.report(("requests", i), "has both 'classes' and 'prompts': give one of them.")
+        for key in ("classes", "prompts"):
+            if getattr(group, key) == []:
+                source.report(("requests", i, key), "must not be empty.")
+    return tuple(groups)
+
+
+def to_data(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain data, every default written out."""
+    data: dict[str, Any] = {}
+    for kind in COMPONENTS:
+        component: Component = getattr(config, kind)
+        data[kind] = {"name": component.name, **component.settings.model_dump(mode="json")}
+    requests = config.requests
+    many = isinstance(requests, tuple)
+    data["requests"] = [group.model_dump(mode="json") for group in requests] if many else str(requests)
+    for name in SECTIONS:
+        data[name] = getattr(config, name).model_dump(mode="json")
+    return data
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved YAML, which :func:`loads` reads back to an equal configuration."""
+    return yaml.safe_dump(to_data(config), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,175 @@
+"""Discovery of models, steppers, solvers and windows; the only file that touches importlib.metadata."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from pydantic import BaseModel
+
+from paraflowkit.core import API_VERSION
+from paraflowkit.errors import PluginError, did_you_mean
+
+#: The kinds of component, and the interface of each.
+KINDS = {
+    "model": "paraflowkit.core.model:VelocityModel",
+    "stepper": "paraflowkit.core.stepper:BaseStepper",
+    "solver": "paraflowkit.core.solver:ParallelSolver",
+    "window": "paraflowkit.core.window:WindowPolicy",
+}
+_CONFIGS = "paraflowkit.configs"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered component: nothing of it has been imported."""
+
+    kind: str
+    name: str
+    value: str
+    distribution: str
+    version: str
+
+    @property
+    def group(self) -> str:
+        """The entry-point group."""
+        return f"paraflowkit.{self.kind}s"
+
+    @property
+    def origin(self) -> str:
+        """The distribution and its version, for messages."""
+        return f"{self.distribution} {self.version}".strip()
+
+
+@dataclass(frozen=True)
+class Status:
+    """An entry and ``ok``, or what is wrong with it in one sentence."""
+
+    entry: Entry
+    status: str
+
+
+def _read(group: str, kind: str) -> list[Entry]:
+    found: dict[tuple[str, str, str], Entry] = {}
+    for point in entry_points(group=group):
+        name = point.dist.name if point.dist else "?"
+        version = point.dist.version if point.dist else ""
+        # An editable install can list the same entry point twice.
+        found.setdefault((point.name, name, point.value), Entry(kind, point.name, point.value, name, version))
+    return sorted(found.values(), key=lambda entry: (entry.name, entry.distribution))
+
+
+def _known(kind: str) -> None:
+    if kind not in KINDS:
+        raise PluginError(f"Unknown kind {kind!r}: use {', '.join(KINDS)}.")
+
+
+def entries(kind: str) -> list[Entry]:
+    """The registered components of a kind, sorted by name. Raises PluginError for an unknown kind."""
+    _known(kind)
+    return _read(f"paraflowkit.{kind}s", kind)
+
+
+def names(kind: str) -> list[str]:
+    """Their names, each once."""
+    return sorted({entry.name for entry in entries(kind)})
+
+
+def find(kind: str, name: str) -> Entry:
+    """The entry of a name; ``package.module:Class`` always works.
+
+    Raises:
+        PluginError: nothing has that name, or several distributions do.
+    """
+    if ":" in name:
+        _known(kind)
+        return Entry(kind, name, name, name.split(".")[0].split(":")[0], "")
+    same = [entry for entry in entries(kind) if entry.name == name]
+    if not same:
+        known = names(kind)
+        raise PluginError(
+            f"unknown {kind} {name!r}.{did_you_mean(name, known)} Installed: {', '.join(known) or 'none'}."
+        )
+    if len(same) > 1:
+        both = " and ".join(entry.origin for entry in same)
+        raise PluginError(
+            f"{kind} {name!r} is offered by {both}: uninstall one, or name the class as package.module:Class."
+        )
+    return same[0]
+
+
+def _load(value: str, what: str) -> Any:
+    module, _, path = value.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # whatever a plugin raises while it is imported is the plugin's fault
+        cause = f"{type(error).__name__}: {error}"
+        raise PluginError(f"{what} cannot be imported ({cause}). Reinstall or remove it.") from error
+    return found
+
+
+def _get(entry: Entry) -> type:
+    what = f"{entry.kind} {entry.name!r} of {entry.origin}"
+    found = _load(entry.value, what)
+    interface = _load(KINDS[entry.kind], "paraflowkit")
+    if not (isinstance(found, type) and issubclass(found, interface)):
+        raise PluginError(f"{what} is not a {interface.__name__}: {entry.value} must name a subclass of it.")
+    version = getattr(found, "api_version", None)
+    if version != API_VERSION:
+        raise PluginError(
+            f"{what} is written for interface version {version}, this paraflowkit has version {API_VERSION}: "
+            f"upgrade {entry.distribution} or paraflowkit."
+        )
+    return found
+
+
+def get(kind: str, name: str) -> type:
+    """The class of a component; only its own plugin is imported.
+
+    Raises:
+        PluginError: unknown or ambiguous name, failing import, not of the interface, or of another interface version.
+    """
+    return _get(find(kind, name))
+
+
+def _config_class(entry: Entry) -> type[BaseModel]:
+    for point in _read(_CONFIGS, entry.kind):
+        if point.name == f"{entry.kind}.{entry.name}" and point.distribution == entry.distribution:
+            found = _load(point.value, f"settings of {entry.kind} {entry.name!r} of {entry.origin}")
+            break
+    else:
+        found = getattr(_get(entry), "config_cls", None)
+    if not (isinstance(found, type) and issubclass(found, BaseModel)):
+        raise PluginError(f"{entry.kind} {entry.name!r} of {entry.origin} has no pydantic config_cls.")
+    return found
+
+
+def config_class(kind: str, name: str) -> type[BaseModel]:
+    """The pydantic class of a component's settings.
+
+    A distribution that registers it as ``kind.name`` in the group ``paraflowkit.configs`` is spared the import of the
+    component, and so of torch, while a run file is checked.
+
+    Raises:
+        PluginError: as :func:`get`, or the class is no pydantic model.
+    """
+    return _config_class(find(kind, name))
+
+
+def check() -> list[Status]:
+    """Import every registered component and say what is wrong with each; one that fails disturbs no other."""
+    result: list[Status] = []
+    for kind in KINDS:
+        for entry in entries(kind):
+            try:
+                find(kind, entry.name)
+                _get(entry)
+                _config_class(entry)
+                result.append(Status(entry, "ok"))
+            except PluginError as error:
+                result.append(Status(entry, str(error)))
+    return result
