@@ -47,7 +47,7 @@ def predict(
     if compare is not None:
         changes.append(f"run.compare={str(compare).lower()}")
     if output is not None:
-        changes.append(f"output.folder={json.dumps(str(output))}")
+        changes.append(f"output.folder={json.dumps(str(output), ensure_ascii=False)}")
     try:
         run = load(config, changes)
         made = _predict_with_progress(run)
@@ -129,7 +129,7 @@ def _figures(s: Summary) -> list[tuple[str, float, str]]:
     return [
         ("sequential network calls", s.iterations, "iterations"),
         ("network evaluations (guided pairs count once)", s.evaluations, "evaluations"),
-        ("seconds", s.seconds / s.samples, "seconds"),
+        ("seconds, its share of the batch", s.seconds / s.samples, "seconds"),
     ]
 
 
@@ -151,7 +151,9 @@ def plugins(
 
     from paraflowkit import registry
 
-    table = Table("name", "group", "distribution", "version", *(["status"] if check else []))
+    table = Table()
+    for title in ("name", "group", "distribution", "version", *(["status"] if check else [])):
+        table.add_column(title, overflow="fold")
     bad = 0
     if check:
         for status in registry.check():

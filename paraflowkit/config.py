@@ -21,38 +21,40 @@ SectionT = TypeVar("SectionT", bound=BaseModel)
 class GridConfig(ComponentConfig):
     """The times of the sampler."""
 
-    steps: int = Field(50, ge=1, description="N, the number of steps.")
+    steps: int = Field(default=50, ge=1, description="N, the number of steps.")
     spacing: Literal["uniform", "leading", "trailing", "linspace"] = Field(
-        "uniform", description="uniform, or for VP processes how training steps are picked, as in diffusers."
+        default="uniform", description="uniform, or for VP processes how training steps are picked, as in diffusers."
     )
-    shift: float = Field(1.0, gt=0, allow_inf_nan=False, description="Resolution shift of flow matching.")
+    shift: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="Resolution shift of flow matching.")
 
 
 class RequestGroup(ComponentConfig):
     """Samples that are wanted: every seed with every class or prompt."""
 
-    classes: list[int] | None = Field(None, description="Classes, for class-conditional models.")
-    prompts: list[str] | None = Field(None, description="Prompts, for text-conditional models.")
-    seeds: list[int] = Field([0], min_length=1, description="Seeds of the noise.")
-    count: int = Field(1, ge=1, description="Samples from each seed on: seed, seed + 1, …")
-    guidance: float = Field(1.0, ge=0, allow_inf_nan=False, description="Classifier-free guidance; 1 is none.")
+    classes: list[int] | None = Field(default=None, description="Classes, for class-conditional models.")
+    prompts: list[str] | None = Field(default=None, description="Prompts, for text-conditional models.")
+    seeds: list[int] = Field(default=[0], min_length=1, description="Seeds of the noise.")
+    count: int = Field(default=1, ge=1, description="Samples from each seed on: seed, seed + 1, …")
+    guidance: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="Classifier-free guidance; 1 is none.")
 
 
 class OutputConfig(ComponentConfig):
     """What is written, and where."""
 
-    folder: str = Field("runs/predict", min_length=1, description="Of the run; a number is appended if it is taken.")
-    columns: int | None = Field(None, ge=1, description="Of the grid; near a square by default.")
-    upscale: int = Field(8, ge=1, description="Pixels of a PNG for each pixel of a sample.")
-    images: bool = Field(True, description="Write a PNG a sample and the grid.")
-    plot: bool = Field(True, description="Write the convergence plot.")
+    folder: str = Field(
+        default="runs/predict", min_length=1, description="Of the run; a number is appended if it is taken."
+    )
+    columns: int | None = Field(default=None, ge=1, description="Of the grid; near a square by default.")
+    upscale: int = Field(default=8, ge=1, description="Pixels of a PNG for each pixel of a sample.")
+    images: bool = Field(default=True, description="Write a PNG a sample and the grid.")
+    plot: bool = Field(default=True, description="Write the convergence plot.")
 
 
 class FabricConfig(ComponentConfig):
     """Arguments of Lightning Fabric."""
 
     accelerator: str = "cpu"
-    devices: int = Field(1, ge=1)
+    devices: int = Field(default=1, ge=1)
     strategy: str = "auto"
     precision: str = "32-true"
 
@@ -60,14 +62,15 @@ class FabricConfig(ComponentConfig):
 class RunSettings(ComponentConfig):
     """How the samples are made."""
 
-    batch: int = Field(10, ge=1, description="Samples that are solved together.")
-    max_rows: int | None = Field(None, ge=1, description="Most network rows in one call.")
-    dtype: Literal["float32", "float64"] = Field("float32", description="Of the solver's states.")
+    batch: int = Field(default=10, ge=1, description="Samples that are solved together.")
+    max_rows: int | None = Field(default=None, ge=1, description="Most network rows in one call.")
+    dtype: Literal["float32", "float64"] = Field(default="float32", description="Of the solver's states.")
     nonfinite: Literal["stop", "sequential"] = Field(
-        "stop", description="On NaN or infinity: stop the sample, or go on sequentially from its last exact state."
+        default="stop",
+        description="On NaN or infinity: stop the sample, or go on sequentially from its last exact state.",
     )
-    max_sweeps: int | None = Field(None, ge=1, description="Stop a batch after so many sweeps.")
-    compare: bool = Field(False, description="Also run the sequential sampler and report the differences.")
+    max_sweeps: int | None = Field(default=None, ge=1, description="Stop a batch after so many sweeps.")
+    compare: bool = Field(default=False, description="Also run the sequential sampler and report the differences.")
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def _component(source: Source, kind: str, default: str | None) -> Component | No
     if not isinstance(value, dict) or not isinstance(value.get("name", default), str):
         source.report((kind,), f"needs the name of a {kind}: {', '.join(registry.names(kind))}.")
         return None
-    name = value.get("name", default)
+    name = str(value.get("name", default))
     try:
         cls = registry.config_class(kind, name)
     except PluginError as error:
@@ -219,15 +222,12 @@ def _suggest_value(got: Any, expected: str) -> str:
 
 
 def _suggest(source: Source, path: SettingPath, choices: Sequence[str]) -> str:
-    """A near name among the choices, or the section in which this very setting exists."""
+    """The section in which this very setting exists, or a near name among the choices."""
     word = str(path[-1])
-    near = did_you_mean(word, choices)
-    if near:
-        return near
     homes = [name for name, keys in _settings_by_section(source) if word in keys and name != path[0]]
     if homes:
         return f" {word!r} is a setting of {homes[0]!r}."
-    return f" Known: {', '.join(choices)}."
+    return did_you_mean(word, choices) or f" Known: {', '.join(choices)}."
 
 
 def _settings_by_section(source: Source) -> Iterator[tuple[str, set[str]]]:

@@ -23,6 +23,7 @@ class PluginError(ParaflowkitError):
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the nearest of the choices, or nothing."""
-    near = difflib.get_close_matches(word, list(choices), n=1)
+    """`` Did you mean 'x'?`` for the nearest of the choices or one that begins so, or nothing."""
+    known = list(choices)
+    near = difflib.get_close_matches(word, known, n=1) or [c for c in known if len(word) > 1 and c.startswith(word)]
     return f" Did you mean {near[0]!r}?" if near else ""

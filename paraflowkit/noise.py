@@ -94,7 +94,7 @@ class VP(NoiseSchedule):
     Attributes:
         schedule: ``linear``, ``scaled_linear`` or ``cosine`` betas, as in diffusers.
         steps: training steps. beta_start, beta_end: first and last beta of the linear schedules.
-        final_alpha_one: the node -1 is clean data (diffusers' ``set_alpha_to_one``); otherwise it is as noisy as time 0.
+        final_alpha_one: the node -1 is clean data (diffusers' ``set_alpha_to_one``), else as noisy as time 0.
 
     Times are rounded to the nearest training step. Source: Ho et al., NeurIPS 2020, section 2; cosine: Nichol and
     Dhariwal, Improved DDPM, ICML 2021, equation 17.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -51,14 +53,22 @@ class Status:
     status: str
 
 
-def _read(group: str, kind: str) -> list[Entry]:
+@cache
+def _scan(group: str, search_path: tuple[str, ...]) -> tuple[Entry, ...]:
+    """The entries of a group. A scan reads the metadata of every installed distribution, so it is made once for a
+    search path."""
     found: dict[tuple[str, str, str], Entry] = {}
     for point in entry_points(group=group):
         name = point.dist.name if point.dist else "?"
         version = point.dist.version if point.dist else ""
+        kind = group.removeprefix("paraflowkit.").removesuffix("s")
         # An editable install can list the same entry point twice.
         found.setdefault((point.name, name, point.value), Entry(kind, point.name, point.value, name, version))
-    return sorted(found.values(), key=lambda entry: (entry.name, entry.distribution))
+    return tuple(sorted(found.values(), key=lambda entry: (entry.name, entry.distribution)))
+
+
+def _read(group: str) -> tuple[Entry, ...]:
+    return _scan(group, tuple(sys.path))
 
 
 def _known(kind: str) -> None:
@@ -69,7 +79,7 @@ def _known(kind: str) -> None:
 def entries(kind: str) -> list[Entry]:
     """The registered components of a kind, sorted by name. Raises PluginError for an unknown kind."""
     _known(kind)
-    return _read(f"paraflowkit.{kind}s", kind)
+    return list(_read(f"paraflowkit.{kind}s"))
 
 
 def names(kind: str) -> list[str]:
@@ -137,7 +147,7 @@ def get(kind: str, name: str) -> type:
 
 
 def _config_class(entry: Entry) -> type[BaseModel]:
-    for point in _read(_CONFIGS, entry.kind):
+    for point in _read(_CONFIGS):
         if point.name == f"{entry.kind}.{entry.name}" and point.distribution == entry.distribution:
             found = _load(point.value, f"settings of {entry.kind} {entry.name!r} of {entry.origin}")
             break

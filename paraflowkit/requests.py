@@ -22,10 +22,10 @@ class Request(ComponentConfig):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    class_id: int | None = Field(None, alias="class")
+    class_id: int | None = Field(default=None, alias="class")
     prompt: str | None = None
     seed: int = 0
-    guidance: float = Field(1.0, ge=0, allow_inf_nan=False)
+    guidance: float = Field(default=1.0, ge=0, allow_inf_nan=False)
 
 
 _COLUMNS = ("class", "prompt", "seed", "guidance")
@@ -46,7 +46,7 @@ def read_requests(config: RunConfig) -> list[Request]:
             if group.prompts is not None:
                 result += [Request(prompt=prompt, **common) for prompt in group.prompts]
             else:
-                result += [Request(class_id=wanted, **common) for wanted in group.classes or [None]]
+                result += [Request.model_validate({"class": wanted, **common}) for wanted in group.classes or [None]]
     return result
 
 
@@ -70,7 +70,7 @@ def _rows(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]
             problems.append(f"{path}:{number}:{error.colno}: this is not valid JSON: {error.msg}.")
             continue
         if not isinstance(row, dict):
-            problems.append(f"{path}:{number}: expects an object such as {{\"class\": 3, \"seed\": 0}}.")
+            problems.append(f'{path}:{number}: expects an object such as {{"class": 3, "seed": 0}}.')
             continue
         yield number, row
 

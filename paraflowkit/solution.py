@@ -17,7 +17,7 @@ class Result(Enum):
     CONVERGED = "Every state met its tolerance."
     MAX_SWEEPS = (
         "The limit on sweeps was reached before the last node: the sample is the data prediction at the front. "
-        "Raise max_sweeps (N always suffices) or the tolerance."
+        "Raise max_sweeps or the tolerance, or leave max_sweeps out: a solve always ends."
     )
     NONFINITE = (
         "The network gave a value that is not finite: the sample is the last finite state. Use float32 instead of a "

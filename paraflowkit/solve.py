@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,8 +27,9 @@ class SweepInfo:
 
     Attributes:
         sweep: counted from 1. steps: N. fronts: int64 ``(samples,)``, accepted nodes of each sample, N when done.
-        stats: so far. clean: computes the current clean estimate of every sample, ``(samples, *shape)``: the data
-            prediction at each front before this sweep moved it, or the sample itself where it is finished.
+        stats: so far. clean: computes, when it is called within the callback, the clean estimate of every sample,
+            ``(samples, *shape)``: the data prediction at each front before this sweep moved it, or the sample itself
+            where it is finished.
     """
 
     sweep: int
@@ -213,7 +215,8 @@ def solve(
                 finish(i, Result.MAX_SWEEPS)
         if callback is not None:
             stats.seconds = time.perf_counter() - started
-            callback(SweepInfo(stats.sweeps, steps, run.lo.cpu(), stats, lambda: _current(run, results, estimates)))
+            clean = partial(_current, run, results, estimates)
+            callback(SweepInfo(stats.sweeps, steps, run.lo.cpu(), stats, clean))
     stats.seconds = time.perf_counter() - started
     if device.type == "cuda":
         stats.peak_bytes = torch.cuda.max_memory_allocated(device)
@@ -221,9 +224,7 @@ def solve(
     return Solution(_current(run, results, estimates), ends, stats, run.trajectory)
 
 
-def _evaluate(
-    problem: Problem, run: _Run, node: Tensor, wanted: Tensor, max_rows: int | None, stats: Stats
-) -> None:
+def _evaluate(problem: Problem, run: _Run, node: Tensor, wanted: Tensor, max_rows: int | None, stats: Stats) -> None:
     """Evaluate the network at the wanted nodes of all samples, in one call, or in chunks of ``max_rows`` rows."""
     sample, column = wanted.nonzero(as_tuple=True)
     if not len(sample):  # with the printed stride a sweep may only find out that a state has settled

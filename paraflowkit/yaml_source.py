@@ -82,7 +82,9 @@ def parse(text: str, filename: str) -> Source:
         if root is None:
             raise ConfigError([f"{filename}: the file is empty: it needs at least a 'model' and 'requests'."])
         if not isinstance(root, yaml.MappingNode):
-            raise ConfigError([f"{filename}:1:1: the file must be a mapping of sections, such as 'model: digits-flow'."])
+            raise ConfigError(
+                [f"{filename}:1:1: the file must be a mapping of sections, such as 'model: digits-flow'."]
+            )
         source.data = _build(loader, root, (), source)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark

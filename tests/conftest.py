@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 import warnings
@@ -12,10 +13,13 @@ import pytest
 # diffusers and lightning raise deprecation warnings of their own while they are imported; ours are still errors.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import diffusers.models.unets.unet_2d
-    import diffusers.schedulers.scheduling_ddim
-    import diffusers.schedulers.scheduling_flow_match_euler_discrete
-    import lightning.fabric  # noqa: F401  # (all four: imported for their warnings)
+    for name in (
+        "diffusers.models.unets.unet_2d",
+        "diffusers.schedulers.scheduling_ddim",
+        "diffusers.schedulers.scheduling_flow_match_euler_discrete",
+        "lightning.fabric",
+    ):
+        importlib.import_module(name)
 
 KEPT = {"PYTEST_CURRENT_TEST"}
 

@@ -107,7 +107,9 @@ def test_each_sample_slides_on_its_own() -> None:
 
 
 def test_buffers_do_not_grow_with_the_steps() -> None:
-    sizes = [solve(problem(mixture(), STEPPERS["ddim-1"], n, 2), EXACT, sliding(8)).stats.buffer_bytes for n in (50, 400)]
+    sizes = [
+        solve(problem(mixture(), STEPPERS["ddim-1"], n, 2), EXACT, sliding(8)).stats.buffer_bytes for n in (50, 400)
+    ]
     assert sizes[0] == sizes[1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -49,7 +50,7 @@ def test_order_of_ddim_on_vp() -> None:
         t = torch.linspace(3200, 0, steps + 1, dtype=torch.float64)
         p = make_problem(model, STEPPERS["ddim-0"], TimeGrid(t), [1, 2], dtype=torch.float64)
         errors.append(float((sequential(p).x - exact_flow(model, p.x0, t[:1], t[-1:])).abs().max()))
-    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert orders[-1] == pytest.approx(1, abs=0.15)
 
 

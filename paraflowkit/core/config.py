@@ -21,14 +21,16 @@ class SolverConfig(ComponentConfig):
     The mean squared change of a state, ``|dx|² / D``, counts as converged up to ``tolerance² · scale``.
     """
 
-    tolerance: float = Field(1e-2, ge=0, allow_inf_nan=False, description="Largest accepted change; 0 is exact.")
+    tolerance: float = Field(
+        default=1e-2, ge=0, allow_inf_nan=False, description="Largest accepted change; 0 is exact."
+    )
     norm: Norm = Field(
-        "absolute",
+        default="absolute",
         description="Scale of the tolerance: absolute (1), sigma (the state's noise variance) or posterior (the "
         "variance of the DDPM posterior of the step that made it).",
     )
     stride: Literal["exact", "printed"] = Field(
-        "exact",
+        default="exact",
         description="exact: accept 1 + the number of leading converged states; printed: that number only, as ParaFlow "
         "prints it, which may take 2N sweeps.",
     )

@@ -70,7 +70,7 @@ def describe(folder: Path, classifier_accuracy: float) -> dict[str, float]:
         kind = "flow-matching (velocity)" if process == "flow" else "VP noise-prediction (1000 DDPM steps)"
         card = _CARD.format(
             title=home.name,
-            what=f"Class-conditional {kind} U-Net of 16x16 digits in diffusers' folder format; class 10 is the null class.",
+            what=f"Class-conditional {kind} U-Net of 16x16 digits in diffusers' folder format. Class 10 is the null\nclass.",
             images=note["images"],
             training=f"{note['steps']} steps of {note['batch']} images, AdamW, peak learning rate "
             f"{note['learning_rate']:g}, cosine decay, weight average {note['ema']:g}, labels dropped with probability "
@@ -82,7 +82,7 @@ def describe(folder: Path, classifier_accuracy: float) -> dict[str, float]:
         (home / "README.md").write_text(card)
     card = _CARD.format(
         title="digits-classifier",
-        what="A convolutional classifier of 16x16 digits that judges the generators; it was trained on what they never saw.",
+        what="A convolutional classifier of 16x16 digits that judges the generators, trained on what they never saw.",
         images="445 held-out",
         training="AdamW, one-cycle learning rate, random turns, moves, scalings and noise.",
         measured=f"accuracy {classifier_accuracy:.2%} on the generators' training images, which it has not seen.",

@@ -31,6 +31,8 @@ class GaussianMixture(VelocityModel):
         schedules: dict[str, NoiseSchedule] = {"flow": FlowMatching(), "vp": VP(), "ve": VE(sigma_max=10.0)}
         self.noise = noise or schedules[config.process]
         self.prediction = Prediction(config.prediction)
+        if self.prediction is Prediction.VELOCITY and isinstance(self.noise, VP):
+            raise ValueError("A VP process has no velocity: set the mixture's prediction to data, noise or v.")
         self.shape = (config.dimension,)
         if means is None:
             draw = torch.Generator().manual_seed(config.seed)

@@ -14,4 +14,4 @@ class EulerConfig(ComponentConfig):
 class DDIMConfig(ComponentConfig):
     """Settings of :class:`paraflowkit.steppers.ddim.DDIM`."""
 
-    eta: float = Field(0.0, ge=0, le=1, description="Noise: 0 is deterministic DDIM, 1 the DDPM posterior.")
+    eta: float = Field(default=0.0, ge=0, le=1, description="Noise: 0 is deterministic DDIM, 1 the DDPM posterior.")

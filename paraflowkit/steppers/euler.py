@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from paraflowkit.grid import TimeGrid
 from paraflowkit.core.stepper import BaseStepper
+from paraflowkit.grid import TimeGrid
 from paraflowkit.noise import NoiseSchedule, Prediction
 from paraflowkit.steppers.configs import EulerConfig
 from paraflowkit.table import StepTable

@@ -52,7 +52,9 @@ class _Digits(VelocityModel):
             )
         self.noise = self.schedule(scheduler)
         # use_safetensors refuses pickled weights; local_files_only refuses the network.
-        self.unet: Any = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
+        self.unet: Any = UNet2DModel.from_pretrained(
+            folder / "unet", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        )
         self.unet.eval().requires_grad_(False)
 
     def schedule(self, scheduler: dict[str, Any]) -> NoiseSchedule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ def load_digits(seed: int = 0) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Ten
         from sklearn.datasets import load_digits as read
     except ImportError as error:
         raise ImportError("Training needs scikit-learn's digits: pip install 'paraflowkit[train]'.") from error
-    raw = read()
+    raw: Any = read()
     small = torch.tensor(raw.images, dtype=torch.float32)[:, None] / 8 - 1
     images = functional.interpolate(small, size=(SIZE, SIZE), mode="bicubic", align_corners=False).clamp(-1, 1)
     labels = torch.tensor(raw.target, dtype=torch.int64)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paraflowkit.models.digits.data import CLASSES, SIZE, jitter, load_digits
 
@@ -70,7 +70,7 @@ def make_scheduler(process: str) -> Any:
     return DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
 
 
-def make_network() -> nn.Module:
+def make_network() -> Any:
     """A fresh U-Net of the shipped architecture."""
     from diffusers.models.unets.unet_2d import UNet2DModel
 
@@ -110,7 +110,7 @@ def train(
     average.load_state_dict(network.state_dict())
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
     module, opt = fabric.setup(network, optimizer)
-    average = fabric.to_device(average)
+    average.to(fabric.device)
     scheduler = make_scheduler(settings.process)
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64).float()
     (images, labels), _ = load_digits()
