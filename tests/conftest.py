@@ -18,6 +18,7 @@ with warnings.catch_warnings():
         "diffusers.schedulers.scheduling_ddim",
         "diffusers.schedulers.scheduling_flow_match_euler_discrete",
         "lightning.fabric",
+        "sklearn.datasets",  # sets environment variables of OpenMP
     ):
         importlib.import_module(name)
 

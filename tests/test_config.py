@@ -94,7 +94,11 @@ def test_full_file_and_round_trip() -> None:
     tolerance=st.floats(0, 10, allow_nan=False),
     size=st.integers(1, 99),
     seeds=st.lists(st.integers(-(2**40), 2**40), min_size=1, max_size=4),
-    folder=st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc", "Cn", "Co", "Cf", "Zl", "Zp"]), min_size=1, max_size=20),
+    folder=st.text(
+        st.characters(codec="utf-8", exclude_categories=["Cs", "Cc", "Cn", "Co", "Cf", "Zl", "Zp"]),
+        min_size=1,
+        max_size=20,
+    ),
 )
 def test_round_trip_of_any_values(steps: int, tolerance: float, size: int, seeds: list[int], folder: str) -> None:
     overrides = [
@@ -238,7 +242,11 @@ def test_request_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "messages"),
     [
-        ("r.jsonl", '{"clas": 3}\n{"class": "x"}\n{\n3\n', [":1: clas: unknown", ":2: class:", ":3:2: ", ":4: expects"]),
+        (
+            "r.jsonl",
+            '{"clas": 3}\n{"class": "x"}\n{\n3\n',
+            [":1: clas: unknown", ":2: class:", ":3:2: ", ":4: expects"],
+        ),
         ("r.csv", "class,sed\n3,1\n", [":2: sed: unknown setting. Did you mean 'seed'?"]),
         ("r.csv", "class\n3,1\n", [":2: the line has more cells"]),
         ("r.csv", "class\n", ["holds no requests"]),
@@ -278,6 +286,6 @@ def test_a_typo_stops_the_run_before_torch_is_imported(tmp_path: Path) -> None:
         "print(sorted({'torch', 'lightning', 'diffusers', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == (
-        "run.yaml:9:3: solver.tolerence: unknown setting. Did you mean 'tolerance'?\n[]\n"
-    ), done.stderr
+    assert done.stdout == ("run.yaml:9:3: solver.tolerence: unknown setting. Did you mean 'tolerance'?\n[]\n"), (
+        done.stderr
+    )

@@ -88,7 +88,8 @@ def predict(
 
     Args:
         config: see :func:`paraflowkit.config.load`. fabric: launched by the caller, or None to make the configured one.
-        model: used in place of the configured one; it is moved and converted in place, as Fabric does. on_sweep: called after each sweep of the parallel solver.
+        model: used in place of the configured one; it is moved and converted in place, as Fabric does.
+        on_sweep: called after each sweep of the parallel solver.
         save: write the run folder (images, grid, results, configuration, plot); otherwise nothing touches the disk.
 
     Returns:
