@@ -80,7 +80,7 @@ def test_networks(digits: tuple[str, VelocityModel], width: int, batch: int, dty
     model = type(shared)(DigitsConfig()).to(dtype)
     atol = 1e-5 if dtype == torch.float32 else 1e-10
     for stepper in ("euler", "ddim-0", "ddim-1") if process == "flow" else ("ddim-0", "ddim-1"):
-        for solver in exact_solvers():
+        for solver in exact_solvers() if width == 3 else ["paraflow"]:  # one march at tolerance 0; once is enough
             check(model, STEPPERS[stepper], solver, sliding(width), batch, atol, guidance=3.0, dtype=dtype)
 
 

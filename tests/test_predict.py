@@ -263,7 +263,7 @@ def test_shipped_configs_run(path: Path, tmp_path: Path, fabric: Fabric) -> None
 @pytest.mark.slow
 def test_paraflow_meets_its_published_strength() -> None:
     """N = 50, guidance 3, window 8: at most 13 mean iterations at relative RMSE 1e-2 over 32 samples."""
-    code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['main'](['--steps', '50'])['iterations'])"
+    code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['main'](['--baseline'])['iterations'])"
     script = ROOT / "docs" / "examples" / "iterations_at_error.py"
     done = subprocess.run([sys.executable, "-c", code, str(script)], capture_output=True, text=True, check=True)
     assert float(done.stdout.splitlines()[-1]) <= 13

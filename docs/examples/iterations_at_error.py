@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         }
     print(f"{platform.machine()} CPU, torch {torch.__version__}, float32, {a.samples} samples")
     print(
-        f"N = {a.steps}, guidance {a.guidance:g}, window {a.window}, {a.stride} stride, mean relative RMSE at most {a.error:g}"
+        f"N = {a.steps}, guidance {a.guidance:g}, window {a.window}, {a.stride} stride, mean RMSE at most {a.error:g}"
     )
     if not best:
         print("ParaFlow: no tolerance of the sweep met it.")

@@ -70,7 +70,8 @@ def describe(folder: Path, classifier_accuracy: float) -> dict[str, float]:
         kind = "flow-matching (velocity)" if process == "flow" else "VP noise-prediction (1000 DDPM steps)"
         card = _CARD.format(
             title=home.name,
-            what=f"Class-conditional {kind} U-Net of 16x16 digits in diffusers' folder format. Class 10 is\nthe null class.",
+            what=f"Class-conditional {kind} U-Net of 16x16 digits in diffusers' folder format.\n"
+            "Class 10 is the null class.",
             images=note["images"],
             training=f"{note['steps']} steps of {note['batch']} images, AdamW, peak learning rate "
             f"{note['learning_rate']:g}, cosine decay, weight average {note['ema']:g}, labels dropped with probability "
