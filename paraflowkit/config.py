@@ -53,10 +53,10 @@ class OutputConfig(ComponentConfig):
 class FabricConfig(ComponentConfig):
     """Arguments of Lightning Fabric."""
 
-    accelerator: str = "cpu"
-    devices: int = Field(default=1, ge=1)
-    strategy: str = "auto"
-    precision: str = "32-true"
+    accelerator: str = Field(default="cpu", description="cpu, cuda, mps or auto.")
+    devices: int = Field(default=1, ge=1, description="Sampling uses one device so far.")
+    strategy: str = Field(default="auto", description="As in Fabric.")
+    precision: str = Field(default="32-true", description="Of the network, e.g. bf16-mixed; times are never rounded.")
 
 
 class RunSettings(ComponentConfig):
