@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 # diffusers and lightning raise deprecation warnings of their own while they are imported; ours are still errors.
 with warnings.catch_warnings():
@@ -21,6 +22,9 @@ with warnings.catch_warnings():
         "sklearn.datasets",  # sets environment variables of OpenMP
     ):
         importlib.import_module(name)
+
+# Most tests are tiny operations, which several threads only slow down, badly so on a machine that is busy.
+torch.set_num_threads(1)
 
 KEPT = {"PYTEST_CURRENT_TEST"}
 
