@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from paraflowkit import registry
 from paraflowkit.core.config import ComponentConfig
-from paraflowkit.errors import PluginError, did_you_mean
+from paraflowkit.errors import PluginError, did_you_mean, explain
 from paraflowkit.yaml_source import SettingPath, Source, apply_overrides, parse, read_file
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
@@ -168,9 +168,14 @@ def _section(
     for key, item in value.items():
         field = cls.model_fields.get(key)
         # To pydantic a bool is a number; to a person who writes `steps: yes` it is a mistake.
-        if field is not None and isinstance(item, bool) and bool not in (field.annotation, *get_args(field.annotation)):
-            source.report((*path, key), f"expects {_wanted(field.annotation)}, got {str(item).lower()}.")
-            wrong = True
+        number = _number(field.annotation) if field is not None else ""
+        parts = [((*path, key), item)]
+        if isinstance(item, list):
+            parts = [((*path, key, i), part) for i, part in enumerate(item)]
+        for where, part in parts:
+            if number and isinstance(part, bool):
+                source.report(where, f"expects {number}, got {str(part).lower()}.")
+                wrong = True
     try:
         made = cls.model_validate(value)
     except ValidationError as error:
@@ -184,41 +189,17 @@ def _section(
     return None if wrong else made
 
 
-def _wanted(annotation: Any) -> str:
-    kinds = (annotation, *get_args(annotation))
-    return "a whole number" if int in kinds else "a number" if float in kinds else "text"
+def _kinds(annotation: Any) -> set[Any]:
+    """The types at the bottom of an annotation: int and None for ``list[int] | None``."""
+    return {kind for part in get_args(annotation) for kind in _kinds(part)} or {annotation}
 
 
-def explain(error: dict[str, Any]) -> str:
-    """A pydantic error in plain English."""
-    kind, got, context = error["type"], error["input"], error.get("ctx", {})
-    shown = "nothing" if got is None else str(got).lower() if isinstance(got, bool) else repr(got)
-    expects = {
-        "int": "a whole number",
-        "float": "a number",
-        "bool": "true or false",
-        "string": "text",
-        "list": "a list",
-        "finite": "a finite number",
-        "dict": "a mapping",
-    }
-    if kind == "missing":
-        return "is missing."
-    if kind == "literal_error":
-        return f"expects {context['expected']}, got {shown}.{_suggest_value(got, context['expected'])}"
-    limits = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le")}
-    limits |= {"greater_than": ("more than", "gt"), "less_than": ("less than", "lt")}
-    if kind in limits:
-        words, key = limits[kind]
-        return f"must be {words} {context[key]:g}, got {shown}."
-    if kind in ("too_short", "string_too_short"):
-        return "must not be empty."
-    word = kind.split("_")[0]
-    return f"expects {expects[word]}, got {shown}." if word in expects else f"{error['msg']} (got {shown})."
-
-
-def _suggest_value(got: Any, expected: str) -> str:
-    return did_you_mean(str(got), [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")])
+def _number(annotation: Any) -> str:
+    """What a setting that holds numbers, and no booleans, expects."""
+    kinds = _kinds(annotation)
+    if bool in kinds or True in [kind is True or kind is False for kind in kinds]:
+        return ""
+    return "a whole number" if int in kinds else "a number" if float in kinds else ""
 
 
 def _suggest(source: Source, path: SettingPath, choices: Sequence[str]) -> str:
@@ -287,4 +268,7 @@ def to_data(config: RunConfig) -> dict[str, Any]:
 
 def dump(config: RunConfig) -> str:
     """The resolved YAML, which :func:`loads` reads back to an equal configuration."""
-    return yaml.safe_dump(to_data(config), sort_keys=False, allow_unicode=True)
+    data = to_data(config)
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    # Line breaks of Unicode would be folded when they are read back.
+    return yaml.safe_dump(data, sort_keys=False) if {"\x85", "\u2028", "\u2029"} & set(text) else text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class ParaflowkitError(Exception):
@@ -27,3 +28,36 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     known = list(choices)
     near = difflib.get_close_matches(word, known, n=1) or [c for c in known if len(word) > 1 and c.startswith(word)]
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def explain(error: dict[str, Any]) -> str:
+    """A pydantic error in plain English."""
+    kind, got, context = error["type"], error["input"], error.get("ctx", {})
+    shown = "nothing" if got is None else str(got).lower() if isinstance(got, bool) else repr(got)
+    expects = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "string": "text",
+        "list": "a list",
+        "finite": "a finite number",
+        "dict": "a mapping",
+    }
+    if kind == "missing":
+        return "is missing."
+    if kind == "literal_error":
+        return f"expects {context['expected']}, got {shown}.{_suggest_value(got, context['expected'])}"
+    limits = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le")}
+    limits |= {"greater_than": ("more than", "gt"), "less_than": ("less than", "lt")}
+    if kind in limits:
+        words, key = limits[kind]
+        return f"must be {words} {context[key]:g}, got {shown}."
+    if kind in ("too_short", "string_too_short"):
+        return "must not be empty."
+    word = kind.split("_")[0]
+    told = word in expects and (word != "string" or kind == "string_type")  # not of string_too_long
+    return f"expects {expects[word]}, got {shown}." if told else f"{error['msg']} (got {shown})."
+
+
+def _suggest_value(got: Any, expected: str) -> str:
+    return did_you_mean(str(got), [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")])

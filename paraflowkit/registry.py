@@ -59,11 +59,12 @@ def _scan(group: str, search_path: tuple[str, ...]) -> tuple[Entry, ...]:
     search path."""
     found: dict[tuple[str, str, str], Entry] = {}
     for point in entry_points(group=group):
-        name = point.dist.name if point.dist else "?"
-        version = point.dist.version if point.dist else ""
+        name = (point.dist.name if point.dist else "") or "?"  # a left-over folder may lack its METADATA
+        version = (point.dist.version if point.dist else "") or ""
         kind = group.removeprefix("paraflowkit.").removesuffix("s")
         # An editable install can list the same entry point twice.
-        found.setdefault((point.name, name, point.value), Entry(kind, point.name, point.value, name, version))
+        value = point.value.partition("[")[0].strip()  # "module:Class [extra]"
+        found.setdefault((point.name, name, value), Entry(kind, point.name, value, name, version))
     return tuple(sorted(found.values(), key=lambda entry: (entry.name, entry.distribution)))
 
 
@@ -95,6 +96,8 @@ def find(kind: str, name: str) -> Entry:
     """
     if ":" in name:
         _known(kind)
+        if not all(name.split(":", 1)):
+            raise PluginError(f"{kind} {name!r}: write it as package.module:Class.")
         return Entry(kind, name, name, name.split(".")[0].split(":")[0], "")
     same = [entry for entry in entries(kind) if entry.name == name]
     if not same:
@@ -116,7 +119,7 @@ def _load(value: str, what: str) -> Any:
         found: Any = importlib.import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
-    except Exception as error:  # whatever a plugin raises while it is imported is the plugin's fault
+    except (Exception, SystemExit) as error:  # whatever a plugin raises while it is imported is the plugin's fault
         cause = f"{type(error).__name__}: {error}"
         raise PluginError(f"{what} cannot be imported ({cause}). Reinstall or remove it.") from error
     return found

@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from paraflowkit.config import RunConfig, explain
+from paraflowkit.config import RunConfig
 from paraflowkit.core.config import ComponentConfig
-from paraflowkit.errors import ConfigError, did_you_mean
+from paraflowkit.errors import ConfigError, did_you_mean, explain
 from paraflowkit.yaml_source import read_file
 
 
@@ -50,24 +50,37 @@ def read_requests(config: RunConfig) -> list[Request]:
     return result
 
 
+def _csv_rows(reader: csv.DictReader[str], path: Path, problems: list[str]) -> Iterator[dict[Any, Any]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        problems.append(f"{path}:{reader.line_num}: this is not valid CSV: {error}.")
+
+
 def _rows(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     text = read_file(path)
     if path.suffix == ".csv":
         reader = csv.DictReader(io.StringIO(text))
-        for row in reader:
+        header = reader.fieldnames or ()
+        for key in sorted({key for key in header if list(header).count(key) > 1}):
+            problems.append(f"{path}:1: {key}: the column stands twice: remove one.")
+        for row in _csv_rows(reader, path, problems):
             # A column too many is kept under None by the reader; an empty cell means the default.
             if None in row:
                 problems.append(f"{path}:{reader.line_num}: the line has more cells than the header.")
                 continue
             yield reader.line_num, {key: cell for key, cell in row.items() if cell not in (None, "")}
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             problems.append(f"{path}:{number}:{error.colno}: this is not valid JSON: {error.msg}.")
+            continue
+        except (ValueError, RecursionError):  # a number of thousands of digits, thousands of brackets
+            problems.append(f"{path}:{number}: this is too large or nested too deeply.")
             continue
         if not isinstance(row, dict):
             problems.append(f'{path}:{number}: expects an object such as {{"class": 3, "seed": 0}}.')
@@ -84,7 +97,9 @@ def _from_file(path: Path) -> list[Request]:
             f"{path}:{number}: {key}: unknown setting.{did_you_mean(key, _COLUMNS) or ' Known: ' + ', '.join(_COLUMNS)}"
             for key in strange
         ]
-        if strange:
+        truths = [key for key, cell in row.items() if isinstance(cell, bool)]
+        problems += [f"{path}:{number}: {key}: expects a value, got {str(row[key]).lower()}." for key in truths]
+        if strange or truths:
             continue
         try:
             result.append(Request.model_validate(row))

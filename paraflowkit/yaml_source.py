@@ -14,6 +14,10 @@ from paraflowkit.errors import ConfigError
 #: The way to a setting: section, key, position in a list …
 SettingPath = tuple[str | int, ...]
 
+#: What PyYAML raises for a scalar that does not suit its tag (2026-13-45, !!int x, !!bool x, !!timestamp x).
+_BAD_SCALAR = (ValueError, KeyError, AttributeError)
+_PLAIN = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
 
 def dotted(path: SettingPath) -> str:
     """``solver.tolerance`` for ("solver", "tolerance")."""
@@ -59,7 +63,7 @@ class Source:
 def read_file(path: Path) -> str:
     """The text of a file, or ConfigError in one sentence."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte-order mark
     except FileNotFoundError:
         raise ConfigError([f"{path}: there is no such file."]) from None
     except UnicodeDecodeError:
@@ -76,7 +80,13 @@ def parse(text: str, filename: str) -> Source:
             source's problems.
     """
     source = Source(filename)
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        column = error.position - text.rfind("\n", 0, error.position)
+        character = f"U+{ord(text[error.position]):04X}"
+        raise ConfigError([f"{filename}:{line}:{column}: the character {character} is not allowed."]) from None
     try:
         root = loader.get_single_node()
         if root is None:
@@ -92,6 +102,8 @@ def parse(text: str, filename: str) -> Source:
         raise ConfigError([f"{place}: this is not valid YAML: {error.problem}."]) from None
     except yaml.YAMLError as error:
         raise ConfigError([f"{filename}: this is not valid YAML: {error}."]) from None
+    except RecursionError:
+        raise ConfigError([f"{filename}: the file is nested too deeply, or an alias refers to itself."]) from None
     finally:
         loader.dispose()
     return source
@@ -99,6 +111,8 @@ def parse(text: str, filename: str) -> Source:
 
 def _build(loader: yaml.SafeLoader, node: yaml.Node, path: SettingPath, source: Source) -> Any:
     source.values[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
+    if isinstance(node, yaml.CollectionNode) and node.tag not in _PLAIN:
+        source.report(path, f"the tag {node.tag!r} is not allowed: write plain text, numbers, lists or mappings.")
     if isinstance(node, yaml.SequenceNode):
         return [_build(loader, item, (*path, i), source) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
@@ -106,6 +120,9 @@ def _build(loader: yaml.SafeLoader, node: yaml.Node, path: SettingPath, source: 
             return loader.construct_object(node)
         except yaml.constructor.ConstructorError:
             source.report(path, f"the tag {node.tag!r} is not allowed: write plain text, numbers, lists or mappings.")
+            return None
+        except _BAD_SCALAR:
+            source.report(path, f"{node.value[:40]!r} is not valid here: put text in quotes.")
             return None
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
@@ -130,13 +147,13 @@ def apply_overrides(source: Source, overrides: Sequence[str], components: Sequen
     """Set ``section.key=value`` over the file's data; a component that is only a name becomes a mapping first."""
     for text in overrides:
         left, equals, right = text.partition("=")
-        parts = [int(part) if part.isdigit() else part for part in left.strip().split(".")]
+        parts = [int(part) if part.isascii() and part.isdigit() else part for part in left.strip().split(".")]
         if not equals or not left.strip() or "" in parts:
             source.problems.append((0, f"override {text!r}: write it as section.key=value."))
             continue
         try:
             value = yaml.safe_load(right)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError, *_BAD_SCALAR):
             source.problems.append((0, f"override {text!r}: the value is not valid YAML."))
             continue
         at: Any = source.data

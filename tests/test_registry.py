@@ -81,3 +81,27 @@ def test_own_configuration_classes_are_those_of_the_components() -> None:
 def test_unknown_kind() -> None:
     with pytest.raises(PluginError, match="Unknown kind"):
         registry.entries("sampler")
+
+
+def _install(folder: Path, name: str, lines: str, metadata: bool = True) -> None:
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "entry_points.txt").write_text(f"[paraflowkit.steppers]\n{lines}\n")
+    if metadata:
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+
+
+def test_odd_installations_disturb_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An extra in the value, a plugin that exits, one listed twice, and a left-over folder without METADATA."""
+    (tmp_path / "exits_at_import.py").write_text("raise SystemExit(3)\n")
+    for folder in (tmp_path, tmp_path / "again"):
+        _install(folder, "odd", "odd-extra = paraflowkit.steppers.euler:Euler [cuda]\nodd-exit = exits_at_import:X")
+    _install(tmp_path, "leftover", "odd-leftover = exits_at_import:X\neuler = nowhere:X", metadata=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path / "again"))
+    assert registry.get("stepper", "odd-extra").__name__ == "Euler"
+    with pytest.raises(PluginError, match=r"cannot be imported \(SystemExit: 3\)"):
+        registry.get("stepper", "odd-exit")
+    assert len(registry.check()) > 4
+    with pytest.raises(PluginError, match=r"write it as package\.module:Class"):
+        registry.get("stepper", ":Euler")
