@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from paraflowkit.core.solver import ParallelSolver as ParallelSolver
     from paraflowkit.core.stepper import BaseStepper as BaseStepper
     from paraflowkit.core.window import WindowPolicy as WindowPolicy
-    from paraflowkit.grid import make_grid as make_grid
     from paraflowkit.solution import Result as Result
     from paraflowkit.solution import Solution as Solution
+    from paraflowkit.spacing import make_grid as make_grid
     from paraflowkit.table import StepTable as StepTable
 
 _HOMES = {

@@ -1,4 +1,4 @@
-"""The times t_0 (noise) … t_N (data) of a sampler, float64, and the spacings that users know by name."""
+"""The nodes of a sampler: the times that the network is told, and the noise levels that the sampler steps between."""
 
 from __future__ import annotations
 
@@ -7,81 +7,84 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from paraflowkit.noise import VP, NoiseSchedule
+from paraflowkit.noise import Levels, NoiseSchedule
 
-__all__ = ["SPACINGS", "TimeGrid", "make_grid"]
-
-SPACINGS = ("uniform", "leading", "trailing", "linspace")
+__all__ = ["TimeGrid"]
 
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """Node times, float64 ``(N + 1,)``, from noise to data.
+    """Nodes 0 (noise) … N (data).
+
+    Attributes:
+        t: float64 ``(N + 1,)``, the times that the network is told. Nodes may share a time: inner stages of a step, or
+            times that a schedule rounds.
+        levels: float64 ``(N + 1,)`` each, the noise levels that the sampler steps between.
 
     Raises:
-        ValueError: the times are not one-dimensional, finite and strictly monotonic.
+        ValueError: the vectors do not match, are not float64 or not finite, or a node has neither data nor noise.
     """
 
     t: Tensor
+    levels: Levels
 
     def __post_init__(self) -> None:
-        if self.t.dtype != torch.float64 or self.t.ndim != 1 or len(self.t) < 2:
-            raise ValueError("A grid needs a float64 vector of at least two times.")
-        step = self.t.diff()
-        if not bool(torch.isfinite(self.t).all()) or not (bool((step > 0).all()) or bool((step < 0).all())):
-            raise ValueError("The times of a grid must be finite and run strictly from noise to data.")
+        for value in (self.t, self.levels.alpha, self.levels.sigma):
+            if value.dtype != torch.float64 or value.ndim != 1 or value.shape != self.t.shape or len(value) < 2:
+                raise ValueError("A grid needs float64 vectors of one length, of at least two nodes.")
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError("The times and noise levels of a grid must be finite.")
+        alpha, sigma = self.levels.alpha, self.levels.sigma
+        if bool((alpha < 0).any()) or bool((sigma < 0).any()) or bool(((alpha == 0) & (sigma == 0)).any()):
+            raise ValueError("A node needs alpha and sigma of at least 0, and not both 0.")
+
+    @classmethod
+    def of(cls, noise: NoiseSchedule, t: Tensor) -> TimeGrid:
+        """The grid at given times, with the process's own levels.
+
+        Raises:
+            ValueError: the times are not a float64 vector, or do not run strictly from noise to data.
+        """
+        if t.dtype != torch.float64 or t.ndim != 1 or len(t) < 2 or not bool(torch.isfinite(t).all()):
+            raise ValueError("A grid needs a float64 vector of at least two finite times.")
+        step = t.diff()
+        if not (bool((step > 0).all()) or bool((step < 0).all())):
+            raise ValueError("The times of a grid must run strictly from noise to data.")
+        return cls(t, noise.levels(t))
+
+    @property
+    def alpha(self) -> Tensor:
+        return self.levels.alpha
+
+    @property
+    def sigma(self) -> Tensor:
+        return self.levels.sigma
+
+    @property
+    def ratio(self) -> Tensor:
+        """sigma / alpha, the noise level of the EDM notation (Karras et al. 2022); infinite where there is no data."""
+        return self.sigma / self.alpha
+
+    @property
+    def log_snr(self) -> Tensor:
+        """log(alpha / sigma), half the log signal-to-noise ratio of the DPM-Solver papers; infinite at clean ends."""
+        return self.alpha.log() - self.sigma.log()
 
     @property
     def steps(self) -> int:
         """N, the number of steps."""
         return len(self.t) - 1
 
+    def take(self, index: Tensor) -> TimeGrid:
+        """The grid of some of the nodes, int64 ``(M,)``."""
+        return TimeGrid(self.t[index], self.levels[index])
 
-def make_grid(
-    noise: NoiseSchedule, steps: int, spacing: str = "uniform", shift: float = 1.0, steps_offset: int = 0
-) -> TimeGrid:
-    """The grid of a process.
+    def coarse(self, steps: int) -> TimeGrid:
+        """A grid of fewer steps through every so many nodes, both ends kept, spread as evenly as whole nodes allow.
 
-    Args:
-        noise: the process.
-        steps: N ≥ 1.
-        spacing: ``uniform`` (equal steps of t); for VP also diffusers' ``leading``, ``trailing`` and ``linspace``,
-            which pick training steps; ``uniform`` means ``trailing`` there.
-        shift: resolution shift of flow matching, sigma → shift·sigma / (1 + (shift − 1)·sigma) (Esser et al. 2024,
-            equation 23).
-        steps_offset: added to the ``leading`` times, as in diffusers.
-
-    Raises:
-        ValueError: unknown spacing, N < 1, N above the training steps, or a setting that the process does not have.
-    """
-    if steps < 1:
-        raise ValueError(f"A grid needs at least one step, got {steps}.")
-    if spacing not in SPACINGS:
-        raise ValueError(f"Unknown spacing {spacing!r}: use one of {', '.join(SPACINGS)}.")
-    if not isinstance(noise, VP):
-        if spacing != "uniform":
-            raise ValueError(f"Spacing {spacing!r} picks training steps, which only VP has: use 'uniform'.")
-        base = torch.linspace(noise.start, noise.end, steps + 1, dtype=torch.float64)
-        if shift != 1.0:
-            if not (noise.start == 0.0 and noise.end == 1.0):
-                raise ValueError("'shift' is a setting of flow-matching grids only: leave it at 1.")
-            if shift <= 0:
-                raise ValueError(f"'shift' must be positive, got {shift}.")
-            sigma = 1 - base
-            base = 1 - shift * sigma / (1 + (shift - 1) * sigma)
-        return TimeGrid(base)
-    if shift != 1.0:
-        raise ValueError("'shift' is a setting of flow-matching grids only: leave it at 1.")
-    total = noise.steps
-    if steps > total:
-        raise ValueError(f"{steps} steps are more than the {total} that the process was trained with.")
-    if spacing == "linspace":
-        times = torch.linspace(0, total - 1, steps, dtype=torch.float64).round().flip(0)
-    elif spacing == "leading":
-        times = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (total // steps) + steps_offset
-        if times[0] > total - 1:
-            raise ValueError(f"steps_offset {steps_offset} moves the first time past the last training step.")
-    else:
-        ratio = total / steps
-        times = (total - ratio * torch.arange(steps, dtype=torch.float64)).round() - 1
-    return TimeGrid(torch.cat([times, times.new_tensor([-1.0])]))
+        Raises:
+            ValueError: not 1 ≤ steps ≤ N.
+        """
+        if not 1 <= steps <= self.steps:
+            raise ValueError(f"A coarse grid of {self.steps} steps has 1 … {self.steps} steps, got {steps}.")
+        return self.take(torch.linspace(0, self.steps, steps + 1, dtype=torch.float64).round().long())

@@ -9,13 +9,14 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-__all__ = ["EDM", "VE", "VP", "FlowMatching", "NoiseSchedule", "Prediction", "convert"]
+__all__ = ["EDM", "VE", "VP", "FlowMatching", "Levels", "NoiseSchedule", "Prediction", "convert"]
 
 
 class Prediction(str, Enum):
     """What a network's output estimates: the data, the noise, ``v`` [1] or the velocity dx/dt of the flow [2].
 
-    [1] Salimans and Ho, Progressive Distillation, ICLR 2022, ``v = alpha * noise - sigma * data``.
+    [1] Salimans and Ho, Progressive Distillation, ICLR 2022, ``v = alpha * noise - sigma * data`` of the state scaled
+    to alpha² + sigma² = 1.
     [2] Lipman et al., Flow Matching, ICLR 2023, ``velocity = alpha' * data + sigma' * noise``.
     """
 
@@ -23,6 +24,40 @@ class Prediction(str, Enum):
     NOISE = "noise"
     V = "v"
     VELOCITY = "velocity"
+
+
+@dataclass(frozen=True)
+class Levels:
+    """alpha and sigma at some times, and where the process has a velocity their derivatives; float64, one shape.
+
+    They are kept beside the times because samplers round and interpolate: a scheduler may tell the network time 137 and
+    step from a noise level that lies between those of times 137 and 138.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+    dalpha: Tensor | None = None
+    dsigma: Tensor | None = None
+
+    def __getitem__(self, index: Tensor | slice) -> Levels:
+        """The levels at some of the times; they move to the device of a tensor index."""
+
+        def pick(value: Tensor | None) -> Tensor | None:
+            if value is None:
+                return None
+            return (value.to(index.device) if isinstance(index, Tensor) else value)[index]
+
+        alpha, sigma = pick(self.alpha), pick(self.sigma)
+        assert alpha is not None  # both are always there; this is for the type checker
+        assert sigma is not None
+        return Levels(alpha, sigma, pick(self.dalpha), pick(self.dsigma))
+
+    @property
+    def slopes(self) -> tuple[Tensor, Tensor]:
+        """(alpha', sigma'). Raises ValueError where the process has none."""
+        if self.dalpha is None or self.dsigma is None:
+            raise ValueError("A process of discrete times has no velocity: predict data, noise or v.")
+        return self.dalpha, self.dsigma
 
 
 class NoiseSchedule(ABC):
@@ -49,11 +84,23 @@ class NoiseSchedule(ABC):
     def sigma(self, t: Tensor) -> Tensor:
         """The standard deviation of the noise in x_t."""
 
+    @abstractmethod
+    def time_of(self, ratio: Tensor) -> Tensor:
+        """The time at which sigma / alpha is ``ratio``, 0 … infinity; the inverse of the two above."""
+
     def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Derivatives (alpha'(t), sigma'(t)). Raises ValueError where the process is known at discrete times only."""
         raise ValueError(
             f"{type(self).__name__} is defined at discrete times, so it has no velocity: predict data, noise or v."
         )
+
+    def levels(self, t: Tensor) -> Levels:
+        """alpha, sigma and, where they exist, their derivatives."""
+        try:
+            dalpha, dsigma = self.slopes(t)
+        except ValueError:
+            return Levels(self.alpha(t), self.sigma(t))
+        return Levels(self.alpha(t), self.sigma(t), dalpha, dsigma)
 
     def initial_scale(self) -> float:
         """Standard deviation of the state at :attr:`start`, by which unit noise is multiplied."""
@@ -82,6 +129,9 @@ class FlowMatching(NoiseSchedule):
     def sigma(self, t: Tensor) -> Tensor:
         return 1.0 - t.to(torch.float64)
 
+    def time_of(self, ratio: Tensor) -> Tensor:
+        return 1 / (1 + ratio)
+
     def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
         one = torch.ones_like(t, dtype=torch.float64)
         return one, -one
@@ -89,15 +139,18 @@ class FlowMatching(NoiseSchedule):
 
 @dataclass(frozen=True)
 class VP(NoiseSchedule):
-    """Variance-preserving process of DDPM, alpha² + sigma² = 1, at the integer times 0 … ``steps`` - 1 and -1 (data).
+    """Variance-preserving process of DDPM, alpha² + sigma² = 1, at the times 0 … ``steps`` - 1 and -1 (data).
 
     Attributes:
-        schedule: ``linear``, ``scaled_linear`` or ``cosine`` betas, as in diffusers.
-        steps: training steps. beta_start, beta_end: first and last beta of the linear schedules.
+        schedule: ``linear``, ``scaled_linear``, ``cosine`` or ``sigmoid`` betas, as in diffusers.
+        steps: training steps. beta_start, beta_end: first and last beta of all but the cosine schedule.
         final_alpha_one: the node -1 is clean data (diffusers' ``set_alpha_to_one``), else as noisy as time 0.
+        zero_terminal_snr: alphas rescaled so that the last training step holds no data (``rescale_betas_zero_snr``).
 
-    Times are rounded to the nearest training step. Source: Ho et al., NeurIPS 2020, section 2; cosine: Nichol and
-    Dhariwal, Improved DDPM, ICML 2021, equation 17.
+    Between training steps log(sigma / alpha) is interpolated, which makes :meth:`time_of` its inverse. Source: Ho et
+    al., NeurIPS 2020, section 2; cosine: Nichol and Dhariwal, Improved DDPM, ICML 2021, equation 17; sigmoid: Xu et
+    al., GeoDiff, ICLR 2022; zero terminal SNR: Lin et al., Common Diffusion Noise Schedules and Sample Steps Are
+    Flawed, WACV 2024, algorithm 1.
     """
 
     schedule: str = "linear"
@@ -105,10 +158,11 @@ class VP(NoiseSchedule):
     beta_start: float = 1e-4
     beta_end: float = 0.02
     final_alpha_one: bool = True
+    zero_terminal_snr: bool = False
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("linear", "scaled_linear", "cosine"):
-            raise ValueError(f"VP schedule {self.schedule!r} is unknown: use linear, scaled_linear or cosine.")
+        if self.schedule not in ("linear", "scaled_linear", "cosine", "sigmoid"):
+            raise ValueError(f"VP schedule {self.schedule!r} is unknown: use linear, scaled_linear, cosine or sigmoid.")
         if self.steps < 1:
             raise ValueError(f"VP needs at least one training step, got {self.steps}.")
         if not 0 < self.beta_start <= self.beta_end < 1:
@@ -125,27 +179,63 @@ class VP(NoiseSchedule):
     def betas(self) -> Tensor:
         """The betas, float64 ``(steps,)``."""
         if self.schedule == "linear":
-            return torch.linspace(self.beta_start, self.beta_end, self.steps, dtype=torch.float64)
-        if self.schedule == "scaled_linear":
-            return torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.steps, dtype=torch.float64).square()
-        edges = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
-        bar = torch.cos((edges + 0.008) / 1.008 * (torch.pi / 2)).square()
-        return (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
+            betas = torch.linspace(self.beta_start, self.beta_end, self.steps, dtype=torch.float64)
+        elif self.schedule == "scaled_linear":
+            betas = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.steps, dtype=torch.float64).square()
+        elif self.schedule == "sigmoid":
+            place = torch.linspace(-6, 6, self.steps, dtype=torch.float64).sigmoid()
+            betas = place * (self.beta_end - self.beta_start) + self.beta_start
+        else:
+            edges = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
+            bar = torch.cos((edges + 0.008) / 1.008 * (torch.pi / 2)).square()
+            betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
+        if not self.zero_terminal_snr:
+            return betas
+        root = (1 - betas).cumprod(0).sqrt()
+        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+        bars = root.square()
+        return 1 - torch.cat([bars[:1], bars[1:] / bars[:-1]])
+
+    def training_bars(self) -> Tensor:
+        """The products of (1 - beta) of all training steps, float64 ``(steps,)``."""
+        return (1 - self.betas()).cumprod(0)
 
     def alpha_bar(self, t: Tensor) -> Tensor:
-        """The product of (1 - beta) up to time t, float64. Raises ValueError outside -1 … steps - 1."""
-        index = t.to(torch.float64).round().long()
-        if bool((index < -1).any()) or bool((index >= self.steps).any()):
+        """alpha², float64. Raises ValueError outside -1 … steps - 1 and strictly between -1 and 0."""
+        t = t.to(torch.float64)
+        whole = t.round()
+        if bool((whole < -1).any()) or bool((t > self.steps - 1 + 1e-6).any()):
             raise ValueError(f"VP times must lie in -1 … {self.steps - 1}; got {t.min().item()} … {t.max().item()}.")
-        bars = (1 - self.betas()).cumprod(0)
+        between = (t - whole).abs() > 1e-9
+        if bool((between & (t < 0)).any()):
+            raise ValueError("VP times between -1 and 0 have no noise level: use 0, or -1 for clean data.")
+        bars = self.training_bars().to(t.device)
         last = bars.new_ones(1) if self.final_alpha_one else bars[:1]
-        return torch.cat([last, bars]).to(index.device)[index + 1]
+        exact = torch.cat([last, bars])[whole.long() + 1]
+        if not bool(between.any()):
+            return exact
+        log_ratio = (1 / bars - 1).log() / 2
+        low = t.floor().long().clamp(0, self.steps - 2)
+        share = t - low
+        log_ratio = torch.lerp(log_ratio[low], log_ratio[low + 1], share)
+        return torch.where(between, 1 / (1 + (2 * log_ratio).exp()), exact)
 
     def alpha(self, t: Tensor) -> Tensor:
         return self.alpha_bar(t).sqrt()
 
     def sigma(self, t: Tensor) -> Tensor:
         return (1 - self.alpha_bar(t)).sqrt()
+
+    def time_of(self, ratio: Tensor) -> Tensor:
+        """Clamped to the training steps; 0, the clean end, is time -1."""
+        ratio = ratio.to(torch.float64)
+        known = (1 / self.training_bars() - 1).sqrt().log().to(ratio.device)
+        value = ratio.clamp(min=1e-300).log()
+        high = torch.searchsorted(known, value.contiguous()).clamp(1, self.steps - 1)
+        share = ((value - known[high - 1]) / (known[high] - known[high - 1])).clamp(0, 1)
+        # Beside an infinite level (zero terminal SNR) only the level itself is at the last step.
+        share = torch.where(known[high].isinf(), (value >= known[high]).to(share.dtype), share)
+        return torch.where(ratio <= 0, -1.0, high - 1 + share)
 
     def initial_scale(self) -> float:
         """1: DDPM starts from unit noise, although its first state holds a trace of data."""
@@ -180,6 +270,9 @@ class VE(NoiseSchedule):
     def sigma(self, t: Tensor) -> Tensor:
         return t.to(torch.float64)
 
+    def time_of(self, ratio: Tensor) -> Tensor:
+        return ratio.to(torch.float64)
+
     def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(t, dtype=torch.float64), torch.ones_like(t, dtype=torch.float64)
 
@@ -200,9 +293,9 @@ class EDM(VE):
         return s2 / total, sigma * self.sigma_data / total.sqrt(), total.rsqrt(), sigma.clamp(min=1e-20).log() / 4
 
 
-def _data_weights(noise: NoiseSchedule, kind: Prediction, t: Tensor) -> tuple[Tensor, Tensor]:
+def _data_weights(levels: Levels, kind: Prediction) -> tuple[Tensor, Tensor]:
     """(p, q) such that the data estimate is p * x + q * output."""
-    alpha, sigma = noise.alpha(t), noise.sigma(t)
+    alpha, sigma = levels.alpha, levels.sigma
     one, zero = torch.ones_like(alpha), torch.zeros_like(alpha)
     if kind is Prediction.DATA:
         return zero, one
@@ -210,21 +303,19 @@ def _data_weights(noise: NoiseSchedule, kind: Prediction, t: Tensor) -> tuple[Te
         return one / alpha, -sigma / alpha
     if kind is Prediction.V:
         total = alpha.square() + sigma.square()
-        return alpha / total, -sigma / total
-    da, ds = noise.slopes(t)
+        return alpha / total, -sigma / total.sqrt()
+    da, ds = levels.slopes
     wronskian = da * sigma - ds * alpha
     return -ds / wronskian, sigma / wronskian
 
 
-def convert(
-    output: Tensor, x: Tensor, t: Tensor, noise: NoiseSchedule, source: Prediction, target: Prediction
-) -> Tensor:
+def convert(output: Tensor, x: Tensor, levels: Levels, source: Prediction, target: Prediction) -> Tensor:
     """Turn one kind of prediction into another.
 
     Args:
         output, x: network output and its input, ``(rows, *shape)``.
-        t: float64 times ``(rows,)``.
-        noise: the process; source, target: what ``output`` is and what is wanted.
+        levels: of the rows, float64 ``(rows,)``.
+        source, target: what ``output`` is and what is wanted.
 
     Returns:
         The converted prediction, of ``output``'s dtype. The coefficients are float64 scalars per row.
@@ -234,13 +325,29 @@ def convert(
     """
     if source is target:
         return output
-    p, q = _data_weights(noise, source, t)
-    if target is Prediction.DATA:
-        u, w = p, q
+    if target is Prediction.NOISE:
+        u, w = _noise_weights(levels, source)
     else:
-        # The target's own data weights, solved for its output: (data - p' x) / q'. Composing coefficients in float64
-        # before touching the states keeps noise -> velocity exact where alpha is tiny.
-        pt, qt = _data_weights(noise, target, t)
-        u, w = (p - pt) / qt, q / qt
+        p, q = _data_weights(levels, source)
+        if target is Prediction.DATA:
+            u, w = p, q
+        else:
+            # The target's own data weights, solved for its output: (data - p' x) / q'. Composing coefficients in
+            # float64 before touching the states keeps noise -> velocity exact where alpha is tiny.
+            pt, qt = _data_weights(levels, target)
+            u, w = (p - pt) / qt, q / qt
     shape = (-1,) + (1,) * (x.ndim - 1)
     return u.to(x.dtype).view(shape) * x + w.to(x.dtype).view(shape) * output
+
+
+def _noise_weights(levels: Levels, kind: Prediction) -> tuple[Tensor, Tensor]:
+    """(u, w) such that the noise estimate is u * x + w * output, without a division by alpha, which may be 0."""
+    alpha, sigma = levels.alpha, levels.sigma
+    if kind is Prediction.DATA:
+        return 1 / sigma, -alpha / sigma
+    if kind is Prediction.V:
+        total = alpha.square() + sigma.square()
+        return sigma / total, alpha / total.sqrt()
+    da, ds = levels.slopes
+    wronskian = da * sigma - ds * alpha
+    return da / wronskian, -alpha / wronskian

@@ -6,21 +6,20 @@ import torch
 from torch import Tensor
 
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import NoiseSchedule
 
 
-def tolerance_scales(norm: str, nodes: TimeGrid, noise: NoiseSchedule) -> Tensor:
+def tolerance_scales(norm: str, nodes: TimeGrid) -> Tensor:
     """The factor of ``tolerance²`` for the state after each step, float64 ``(N,)``.
 
     ``absolute`` is 1 (ParaFlow, algorithm 1). ``sigma`` is the noise variance sigma(t[n+1])² of the state (as printed
     by ParaDiGMS and ParaSolver). ``posterior`` is the variance of q(x[n+1] | x[n], data), which the public code of
-    ParaDiGMS uses. Where a scale is 0, at the clean end, the last positive one stands in: otherwise the final state
-    could never be accepted early.
+    ParaDiGMS uses. Where a scale is 0, at the clean end and at inner stages of a step, the last positive one before it
+    stands in (or the first after it): otherwise such a state could never be accepted early.
 
     Raises:
         ValueError: the norm's name is unknown.
     """
-    alpha, sigma = noise.alpha(nodes.t), noise.sigma(nodes.t)
+    alpha, sigma = nodes.alpha, nodes.sigma
     if norm == "absolute":
         return torch.ones(nodes.steps, dtype=torch.float64)
     if norm == "sigma":
@@ -30,6 +29,12 @@ def tolerance_scales(norm: str, nodes: TimeGrid, noise: NoiseSchedule) -> Tensor
         scale = sigma[1:].square() * (1 - kept)
     else:
         raise ValueError(f"Unknown norm {norm!r}: use absolute, sigma or posterior.")
-    positive = scale[scale > 1e-14]
-    floor = positive[-1] if len(positive) else torch.tensor(1.0, dtype=torch.float64)
-    return torch.where(scale > 1e-14, scale, floor)
+    usable = scale > 1e-14
+    if not bool(usable.any()):
+        return torch.ones_like(scale)
+    last = int(usable.nonzero()[0])
+    source: list[int] = []
+    for n, good in enumerate(usable.tolist()):
+        last = n if good else last
+        source.append(last)
+    return scale[source]

@@ -14,11 +14,13 @@ from torch import Tensor
 from paraflowkit.core.draws import draw
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.solver import ParallelSolver, Sweep
+from paraflowkit.core.stepper import StepRule
 from paraflowkit.core.window import Window, WindowPolicy
 from paraflowkit.norms import tolerance_scales
 from paraflowkit.solution import Result, Solution, Stats
+from paraflowkit.table import StepTable
 
-__all__ = ["SweepInfo", "solve"]
+__all__ = ["SweepInfo", "check_pair", "solve"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class _Run:
         shape = tuple(x0.shape[1:])
         # Initial guess "constant": every unknown state starts as the last known one.
         self.x = x0[:, None].expand(count, self.history + width + 1, *shape).clone()
-        self.m = torch.zeros_like(self.x[:, :-1])
+        self.m = x0.new_zeros(count, self.history + width, *problem.output_shape)
         self.known = torch.zeros(count, self.history + width, dtype=torch.bool, device=x0.device)
         self.z = torch.zeros_like(self.x[:, : width if problem.rule.stochastic else 0])
         self.drawn = torch.zeros(count, dtype=torch.int64)  # first step whose noise is not in z yet
@@ -95,6 +97,15 @@ class _Run:
         self.fill_noise()
 
 
+def check_pair(rule: StepRule, solver: ParallelSolver[Any, Any]) -> None:
+    """Raise ValueError, with a remedy, where a solver needs a step table and the sampler has none."""
+    if solver.needs_table and not isinstance(rule, StepTable):
+        raise ValueError(
+            f"{type(solver).__name__} needs the coefficients of an affine sampler, which {type(rule).__name__} is not: "
+            "use a solver that does not, such as paradigms or paraflow, or an affine stepper."
+        )
+
+
 def solve(
     problem: Problem,
     solver: ParallelSolver[Any, Any],
@@ -127,6 +138,7 @@ def solve(
     for name, value in (("max_rows", max_rows), ("max_sweeps", max_sweeps)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
+    check_pair(problem.rule, solver)
     started = time.perf_counter()
     steps, count, device = problem.steps, len(problem.x0), problem.x0.device
     settings = solver.config
@@ -138,7 +150,7 @@ def solve(
 
     plan = [window.initial(steps) for _ in range(count)]  # what the policy asked for; `cut` is what is used
     run = _Run(problem, cut(plan), width, trajectory)
-    scales = tolerance_scales(settings.norm, problem.nodes, problem.noise).to(device)
+    scales = tolerance_scales(settings.norm, problem.nodes).to(device)
     tolerance = settings.tolerance**2
     detour = 1 if nonfinite == "sequential" else 0  # the sweep whose values were not finite is lost
     allowed = max_sweeps or (steps if settings.stride == "exact" else 2 * steps) + detour

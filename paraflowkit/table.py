@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from paraflowkit.noise import Prediction
+
 __all__ = ["StepTable"]
 
 
@@ -18,11 +20,12 @@ class StepTable:
 
         x[n+1] = sum_j a[n, j] x[n-j] + sum_j b[n, j] m[n-j] + s[n] z[n]
 
-    where m is the model's output in the parameterisation that the stepper wants and z is unit Gaussian noise drawn
-    beforehand. Every row looks back only, so the N steps form a strictly triangular system.
+    where m is the model's output in the parameterisation ``wants`` and z is unit Gaussian noise drawn beforehand. Every
+    row looks back only, so the N steps form a strictly triangular system.
 
     Attributes:
         a, b: ``(N, K)``: weights of the last K states and outputs. s: ``(N,)``: weights of the noise.
+        wants: what m is: the data, the noise, v or the velocity.
 
     Raises:
         TypeError: a coefficient is not float64. ValueError: shapes disagree, a value is not finite, or a step looks
@@ -32,6 +35,7 @@ class StepTable:
     a: Tensor
     b: Tensor
     s: Tensor
+    wants: Prediction
 
     def __post_init__(self) -> None:
         for name, value in (("a", self.a), ("b", self.b), ("s", self.s)):

@@ -11,7 +11,6 @@ from paraflowkit.core.model import VelocityModel
 from paraflowkit.core.problem import Problem, make_problem
 from paraflowkit.core.solver import ParallelSolver
 from paraflowkit.core.stepper import BaseStepper
-from paraflowkit.grid import make_grid
 from paraflowkit.models.configs import GaussianMixtureConfig
 from paraflowkit.models.gaussian_mixture import GaussianMixture
 from paraflowkit.noise import NoiseSchedule
@@ -21,6 +20,7 @@ from paraflowkit.solvers.configs import ParaDiGMSConfig, ParaFlowConfig, Sequent
 from paraflowkit.solvers.paradigms import ParaDiGMS
 from paraflowkit.solvers.paraflow import ParaFlow
 from paraflowkit.solvers.sequential import Sequential
+from paraflowkit.spacing import make_grid
 from paraflowkit.steppers.configs import DDIMConfig, EulerConfig
 from paraflowkit.steppers.ddim import DDIM
 from paraflowkit.steppers.euler import Euler

@@ -11,10 +11,10 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from problems import STEPPERS, mixture, problem, sequential
 
 from paraflowkit.core.problem import make_problem
-from paraflowkit.grid import make_grid
 from paraflowkit.models.configs import DigitsConfig
 from paraflowkit.models.digits.adapter import DigitsFlow, DigitsVP
 from paraflowkit.noise import VP
+from paraflowkit.spacing import make_grid
 
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 

@@ -10,12 +10,13 @@ from problems import STEPPERS, Counting, mixture, problem, sequential, sliding
 
 from paraflowkit.core.config import SolverConfig
 from paraflowkit.core.problem import make_problem
-from paraflowkit.grid import make_grid
+from paraflowkit.core.treatment import Treatment
 from paraflowkit.solution import Result, relative_rmse
 from paraflowkit.solve import SweepInfo, solve
 from paraflowkit.solvers.configs import ParaDiGMSConfig, ParaFlowConfig
 from paraflowkit.solvers.paradigms import ParaDiGMS
 from paraflowkit.solvers.paraflow import ParaFlow
+from paraflowkit.spacing import make_grid
 
 EXACT = ParaFlow(ParaFlowConfig(tolerance=0.0))
 
@@ -157,9 +158,7 @@ def test_ill_settings_get_a_sentence(settings: dict[str, object], words: str) ->
 
 
 def test_pieces_that_do_not_fit_get_a_sentence() -> None:
-    vp, euler = mixture("vp"), STEPPERS["euler"]
-    with pytest.raises(ValueError, match="use ddim"):
-        make_problem(vp, euler, make_grid(vp.noise, 5), [1])
+    euler = STEPPERS["euler"]
     with pytest.raises(ValueError, match="at least one seed"):
         make_problem(mixture(), euler, make_grid(mixture().noise, 5), [])
     with pytest.raises(ValueError, match="use guidance 1"):
@@ -172,7 +171,9 @@ def test_pieces_that_do_not_fit_get_a_sentence() -> None:
 
 def test_clipping_derives_every_parameterisation_again_from_the_clipped_data() -> None:
     model = mixture("vp", prediction="noise")
-    p = make_problem(model, STEPPERS["ddim-0"], make_grid(model.noise, 5), [1, 2], dtype=torch.float64, clip=0.1)
+    p = make_problem(
+        model, STEPPERS["ddim-0"], make_grid(model.noise, 5), [1, 2], dtype=torch.float64, treatment=Treatment(clip=0.1)
+    )
     out = p.output(p.x0, torch.zeros(2, dtype=torch.int64), torch.arange(2))
     assert out.abs().max() <= 0.1
     assert sequential(p).x.abs().max() <= 0.1 + 1e-12

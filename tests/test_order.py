@@ -22,7 +22,7 @@ def measured_order(noise: NoiseSchedule, stepper: BaseStepper[object], start: fl
     sizes, errors = [], []
     for steps in (20, 40, 80, 160):
         t = torch.linspace(start, end, steps + 1, dtype=torch.float64)
-        p = make_problem(model, stepper, TimeGrid(t), [1, 2, 3], dtype=torch.float64)
+        p = make_problem(model, stepper, TimeGrid.of(model.noise, t), [1, 2, 3], dtype=torch.float64)
         exact = exact_flow(model, p.x0, t[:1], t[-1:])
         sizes.append(math.log(steps))
         errors.append(math.log(float((sequential(p).x - exact).abs().max())))
@@ -48,7 +48,7 @@ def test_order_of_ddim_on_vp() -> None:
     errors = []
     for steps in (20, 40, 80, 160):
         t = torch.linspace(3200, 0, steps + 1, dtype=torch.float64)
-        p = make_problem(model, STEPPERS["ddim-0"], TimeGrid(t), [1, 2], dtype=torch.float64)
+        p = make_problem(model, STEPPERS["ddim-0"], TimeGrid.of(model.noise, t), [1, 2], dtype=torch.float64)
         errors.append(float((sequential(p).x - exact_flow(model, p.x0, t[:1], t[-1:])).abs().max()))
     orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert orders[-1] == pytest.approx(1, abs=0.15)

@@ -122,7 +122,7 @@ def test_several_processes_are_refused_for_now(tmp_path: Path, fabric: Fabric, m
 
 def test_times_are_not_rounded_by_a_half_precision() -> None:
     from paraflowkit.fabric.evaluator import Evaluator
-    from paraflowkit.grid import make_grid
+    from paraflowkit.spacing import make_grid
 
     half = Fabric(accelerator="cpu", devices=1, precision="bf16-true")
     half.launch()

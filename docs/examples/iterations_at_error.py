@@ -16,7 +16,6 @@ import torch
 
 from paraflowkit import registry
 from paraflowkit.core.problem import Problem, make_problem
-from paraflowkit.grid import make_grid
 from paraflowkit.models.configs import DigitsConfig
 from paraflowkit.models.digits.adapter import DigitsFlow
 from paraflowkit.solution import Solution, relative_rmse
@@ -24,6 +23,7 @@ from paraflowkit.solve import solve
 from paraflowkit.solvers.configs import ParaFlowConfig, SequentialConfig
 from paraflowkit.solvers.paraflow import ParaFlow
 from paraflowkit.solvers.sequential import Sequential
+from paraflowkit.spacing import make_grid
 from paraflowkit.windows.configs import SlidingConfig
 from paraflowkit.windows.sliding import Sliding
 

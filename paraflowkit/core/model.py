@@ -16,6 +16,7 @@ class VelocityModel(nn.Module, ABC):
 
     Attributes:
         noise: the process that it was trained on. prediction: what its output estimates.
+        learned_variance: the output has twice the channels, the second half of which is the variance of a DDPM step.
         shape: of one sample. data_std: standard deviation of the data, by which relative errors are divided.
     """
 
@@ -25,6 +26,7 @@ class VelocityModel(nn.Module, ABC):
     prediction: Prediction
     shape: tuple[int, ...]
     data_std: float = 1.0
+    learned_variance: bool = False
 
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor
 from paraflowkit.core.draws import draw
 from paraflowkit.core.model import VelocityModel
 from paraflowkit.core.stepper import BaseStepper, StepRule
+from paraflowkit.core.treatment import Treatment, rescale_guidance
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import NoiseSchedule, Prediction, convert
+from paraflowkit.noise import VP, Prediction, convert
 
 #: Evaluates network rows: (x, node index int64, cond) -> output. Fabric's evaluator spreads them over devices.
 Evaluate = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
@@ -25,34 +26,61 @@ class Problem:
 
     Attributes:
         evaluate: raw network output for ``(rows, *shape)`` states at int64 node indices ``(rows,)``.
-        noise, prediction: the network's process and output. nodes: N + 1 times. rule: one step of the sampler.
-        wants: the parameterisation in which the rule takes the output.
+        prediction: what that output is. nodes: N + 1 times and noise levels. rule: one step of the sampler.
         x0: ``(samples, *shape)``, the states at node 0; its dtype is the solve's.
         seeds: one a sample, for the noise of stochastic steps.
         cond, uncond: ``(samples, …)`` conditions of the guided and the unguided branch, or None.
         guidance: float64 ``(samples,)``; 1 is the plain conditional output.
-        clip: largest absolute value of a data prediction, or None. Other parameterisations are derived again from the
-            clipped data.
+        treatment: limits on the data prediction, from which other parameterisations are derived again, and the
+            rescaling of guided outputs.
+        learned_variance: the network's output has twice the channels, the second half a DDPM step's variance.
     """
 
     evaluate: Evaluate
-    noise: NoiseSchedule
     prediction: Prediction
     nodes: TimeGrid
     rule: StepRule
-    wants: Prediction
     x0: Tensor
     seeds: tuple[int, ...]
     cond: Tensor | None = None
     uncond: Tensor | None = None
     guidance: Tensor | None = None
-    clip: float | None = None
+    treatment: Treatment = field(default_factory=Treatment)
+    learned_variance: bool = False
 
     def __post_init__(self) -> None:
         if len(self.seeds) != len(self.x0):
             raise ValueError(f"A problem of {len(self.x0)} samples needs as many seeds, got {len(self.seeds)}.")
         if self.guidance is not None and bool((self.guidance != 1).any()) and self.uncond is None:
             raise ValueError("Guidance other than 1 needs a model with an unconditional branch: use guidance 1.")
+        if self.nodes.steps != self.rule.steps:
+            raise ValueError(f"The sampler has {self.rule.steps} steps and the grid {self.nodes.steps}.")
+        if self._keeps_variance and not self.learned_variance:
+            raise ValueError(
+                "The sampler is set to a learned variance, which the network does not predict: use a fixed one."
+            )
+        blind = bool((self.nodes.alpha[:-1] == 0).any()) and self.prediction is Prediction.NOISE
+        if blind and self.rule.wants is not Prediction.NOISE:
+            raise ValueError(
+                "At a node without data (zero terminal SNR, or the start of a flow) a predicted noise says nothing "
+                "about the data: use a network that predicts v, velocity or data, or a grid that starts later."
+            )
+
+    @property
+    def wants(self) -> Prediction:
+        """The parameterisation in which the sampler takes the output."""
+        return self.rule.wants
+
+    @property
+    def _keeps_variance(self) -> bool:
+        """Whether the sampler asks for the variance that the network predicts."""
+        return bool(getattr(self.rule, "learned_variance", False))
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of one sample's output."""
+        channels, *rest = self.x0.shape[1:]
+        return (channels * (2 if self._keeps_variance else 1), *rest)
 
     @property
     def steps(self) -> int:
@@ -60,10 +88,14 @@ class Problem:
         return self.rule.steps
 
     def output(self, x: Tensor, node: Tensor, sample: Tensor) -> Tensor:
-        """The model's output after guidance, conversion and clipping.
+        """The model's output after guidance, limits and conversion.
 
         Args:
             x: ``(rows, *shape)``. node, sample: int64 ``(rows,)``.
+
+        Returns:
+            ``(rows, *output_shape)``. A learned variance, which follows in the second half of the channels, is that of
+            the conditional branch, as in the DiT pipeline of diffusers.
         """
         rows = len(x)
         cond = None if self.cond is None else self.cond[sample]
@@ -76,15 +108,29 @@ class Problem:
             plain, free = out[:rows], out[rows:]
             assert self.guidance is not None  # implied by `guided`
             scale = self.guidance[sample[guided]].to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
+            pure, guess = self._halves(plain[guided])[0], self._halves(free)[0]
+            mixed = guess + scale * (pure - guess)
+            if self.treatment.guidance_rescale:
+                mixed = rescale_guidance(mixed, pure, self.treatment.guidance_rescale)
             out = plain.clone()
-            out[guided] = free + scale * (plain[guided] - free)
+            out[guided, : mixed.shape[1]] = mixed
         else:
             out = self.evaluate(x, node, cond)
-        t = self.nodes.t.to(x.device)[node]
-        if self.clip is None:
-            return convert(out, x, t, self.noise, self.prediction, self.wants)
-        data = convert(out, x, t, self.noise, self.prediction, Prediction.DATA).clamp(-self.clip, self.clip)
-        return convert(data, x, t, self.noise, Prediction.DATA, self.wants)
+        out, variance = self._halves(out)
+        levels = self.nodes.levels[node]
+        source = self.prediction
+        if self.treatment.limits:
+            out = self.treatment.limit(convert(out, x, levels, source, Prediction.DATA))
+            source = Prediction.DATA
+        out = convert(out, x, levels, source, self.wants)
+        return torch.cat([out, variance], 1) if variance is not None and self._keeps_variance else out
+
+    def _halves(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The network's prediction, and its learned variance where there is one."""
+        if not self.learned_variance:
+            return out, None
+        first, second = out.chunk(2, 1)
+        return first, second
 
     def network_rows(self, sample: Tensor) -> int:
         """How many network rows :meth:`output` makes of the rows of these samples."""
@@ -94,8 +140,8 @@ class Problem:
 
     def clean(self, x: Tensor, m: Tensor, node: Tensor) -> Tensor:
         """The data prediction of rows of states and outputs at int64 nodes ``(rows,)``."""
-        t = self.nodes.t.to(x.device)[node]
-        return convert(m, x, t, self.noise, self.wants, Prediction.DATA)
+        m = m[:, : x.shape[1]]  # a learned variance says nothing about the data
+        return convert(m, x, self.nodes.levels[node], self.wants, Prediction.DATA)
 
 
 def make_problem(
@@ -110,7 +156,7 @@ def make_problem(
     x0: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    clip: float | None = None,
+    treatment: Treatment | None = None,
     evaluate: Evaluate | None = None,
 ) -> Problem:
     """Put a model, a stepper and a grid together.
@@ -120,7 +166,7 @@ def make_problem(
         classes, prompts: what each sample should show; None leaves the model unconditional.
         guidance: classifier-free guidance scale, one for all or one a sample.
         x0: start states ``(samples, *shape)``; by default drawn from the seeds.
-        dtype, device: of the states. clip: see :class:`Problem`.
+        dtype, device: of the states. treatment: limits on the data prediction and guidance rescaling.
         evaluate: where rows are evaluated; by default the model is called as it is.
 
     Raises:
@@ -129,8 +175,13 @@ def make_problem(
     count = len(seeds)
     if count == 0:
         raise ValueError("There is nothing to sample: give at least one seed.")
-    nodes = stepper.nodes(grid)
-    rule = stepper.rule(nodes, model.noise)
+    if model.prediction is Prediction.V and not isinstance(model.noise, VP):
+        raise ValueError(
+            f"v-prediction belongs to variance-preserving processes, and {type(model.noise).__name__} is none: use a "
+            "network that predicts data, noise or velocity."
+        )
+    nodes = stepper.nodes(grid, model.noise)
+    rule = stepper.rule(nodes)
     for name, values in (("classes", classes), ("prompts", prompts)):
         if values is not None and len(values) != count:
             raise ValueError(f"{count} samples need as many {name}, got {len(values)}.")
@@ -143,7 +194,9 @@ def make_problem(
         raise ValueError("Guidance other than 1 needs classes or prompts: give them, or use guidance 1.")
     uncond = model.null_condition(cond) if cond is not None and needs_free else None
     if x0 is None:
-        x0 = torch.stack([draw(seed, 0, model.shape) for seed in seeds]) * model.noise.initial_scale()
+        # A method may start from more noise than the grid (EDM's churn).
+        scale = model.noise.initial_scale() * float(nodes.sigma[0] / grid.sigma[0])
+        x0 = torch.stack([draw(seed, 0, model.shape) for seed in seeds]) * scale
     if evaluate is None:
         times = nodes.t.to(device)
 
@@ -153,15 +206,14 @@ def make_problem(
         evaluate = evaluate_here
     return Problem(
         evaluate=evaluate,
-        noise=model.noise,
         prediction=model.prediction,
         nodes=nodes,
         rule=rule,
-        wants=stepper.wants,
         x0=x0.to(device=device, dtype=dtype),
         seeds=tuple(seeds),
         cond=None if cond is None else cond.to(device),
         uncond=None if uncond is None else uncond.to(device),
         guidance=torch.tensor(scales, dtype=torch.float64, device=device),
-        clip=clip,
+        treatment=treatment or Treatment(),
+        learned_variance=model.learned_variance,
     )

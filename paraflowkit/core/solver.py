@@ -25,7 +25,7 @@ class Sweep:
         x: ``(samples, width, *shape)``, the states x° at nodes n, at which the network was evaluated.
         after: ``(samples, width, *shape)``, the states x° at nodes n + 1.
         phi: ``(samples, width, *shape)``, one step of the sampler from them, Φ_n(x°), with true history and noise.
-        m: ``(samples, width, *shape)``, the outputs at nodes n.
+        m: ``(samples, width, *output_shape)``, the outputs at nodes n.
         valid: bool ``(samples, width)``, False on padding.
     """
 

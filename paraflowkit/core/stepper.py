@@ -19,7 +19,9 @@ ConfigT = TypeVar("ConfigT", bound=ComponentConfig)
 class StepRule(Protocol):
     """What the driver asks of a sampler on a grid: :class:`~paraflowkit.table.StepTable` is one.
 
-    A sampler that is not affine brings its own object with these four members.
+    A sampler that is not affine brings its own object with these members. ``learned_variance`` is optional: an object
+    that has it, and it is true, is given outputs of twice the channels: what ``wants`` names, then the network's
+    variance.
     """
 
     @property
@@ -31,6 +33,9 @@ class StepRule(Protocol):
     @property
     def stochastic(self) -> bool: ...
 
+    @property
+    def wants(self) -> Prediction: ...
+
     def apply(self, n: Tensor, x: Tensor, m: Tensor, z: Tensor | None) -> Tensor: ...
 
 
@@ -38,30 +43,28 @@ class BaseStepper(ABC, Generic[ConfigT]):
     """A numerical method that steps from noise to data. Immutable; all of a run's state lives in the driver.
 
     Attributes:
-        wants: the parameterisation of the model's output that the method is written in.
         order: of convergence, for a smooth deterministic problem.
     """
 
     api_version = API_VERSION
     config_cls: type[ComponentConfig] = ComponentConfig
-    wants: Prediction
     order: int = 1
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config
 
-    def nodes(self, grid: TimeGrid) -> TimeGrid:
+    def nodes(self, grid: TimeGrid, noise: NoiseSchedule) -> TimeGrid:
         """The nodes at which the network is evaluated: the grid itself unless the method has inner stages."""
         return grid
 
     @abstractmethod
-    def table(self, nodes: TimeGrid, noise: NoiseSchedule) -> StepTable:
-        """The step table, a pure function of nodes and process.
+    def table(self, nodes: TimeGrid) -> StepTable:
+        """The step table, a pure function of what :meth:`nodes` returned.
 
         Raises:
-            ValueError: the method does not exist for this process; the message names one that does.
+            ValueError: the method does not exist on these nodes or is not affine; the message names one that does.
         """
 
-    def rule(self, nodes: TimeGrid, noise: NoiseSchedule) -> StepRule:
+    def rule(self, nodes: TimeGrid) -> StepRule:
         """What the driver applies. A method that is not affine overrides this, and :meth:`table` to refuse."""
-        return self.table(nodes, noise)
+        return self.table(nodes)

@@ -20,10 +20,10 @@ from paraflowkit.core.window import WindowPolicy
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.fabric.evaluator import Evaluator
 from paraflowkit.fabric.outputs import RunFolder, Summary, sample_rows
-from paraflowkit.grid import make_grid
 from paraflowkit.requests import Request, read_requests
 from paraflowkit.solution import Solution
 from paraflowkit.solve import SweepInfo, solve
+from paraflowkit.spacing import make_grid
 
 #: Called after each sweep with the batch's number, the number of batches and what the solver tells.
 SweepCallback = Callable[[int, int, SweepInfo], None]
@@ -147,7 +147,7 @@ def _maker(config: RunConfig, fabric: Fabric, pieces: _Pieces) -> Callable[[Sequ
     """A function that turns a batch of requests into a problem; grid and evaluator are made once."""
     dtype = torch.float64 if config.run.dtype == "float64" else torch.float32
     grid = make_grid(pieces.model.noise, config.grid.steps, config.grid.spacing, config.grid.shift)
-    evaluator = Evaluator(fabric, pieces.model, pieces.stepper.nodes(grid).t, dtype)
+    evaluator = Evaluator(fabric, pieces.model, pieces.stepper.nodes(grid, pieces.model.noise).t, dtype)
 
     def make(batch: Sequence[Request]) -> Problem:
         return make_problem(

@@ -13,7 +13,6 @@ from lightning.fabric import Fabric
 from paraflowkit.core.problem import make_problem
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.errors import ParaflowkitError
-from paraflowkit.grid import make_grid
 from paraflowkit.models.configs import DigitsConfig
 from paraflowkit.models.digits.adapter import DigitsFlow, DigitsVP
 from paraflowkit.models.digits.classifier import DigitsClassifier, agreement, train_classifier
@@ -21,6 +20,7 @@ from paraflowkit.models.digits.train import TrainSettings, train
 from paraflowkit.solve import solve
 from paraflowkit.solvers.configs import SequentialConfig
 from paraflowkit.solvers.sequential import Sequential
+from paraflowkit.spacing import make_grid
 from paraflowkit.steppers.configs import DDIMConfig, EulerConfig
 from paraflowkit.steppers.ddim import DDIM
 from paraflowkit.steppers.euler import Euler

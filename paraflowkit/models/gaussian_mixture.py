@@ -77,5 +77,5 @@ class GaussianMixture(VelocityModel):
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         data = self.posterior_mean(x, t, cond)
-        out = convert(data, x.double(), t.double(), self.noise, Prediction.DATA, self.prediction)
+        out = convert(data, x.double(), self.noise.levels(t.double()), Prediction.DATA, self.prediction)
         return out.to(x.dtype)

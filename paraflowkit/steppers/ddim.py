@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import NoiseSchedule, Prediction
+from paraflowkit.noise import Prediction
+from paraflowkit.steppers._ancestral import posterior_std, step_with_noise
 from paraflowkit.steppers.configs import DDIMConfig
 from paraflowkit.table import StepTable
 
@@ -21,15 +22,9 @@ class DDIM(BaseStepper[DDIMConfig]):
     """
 
     config_cls = DDIMConfig
-    wants = Prediction.DATA
 
-    def table(self, nodes: TimeGrid, noise: NoiseSchedule) -> StepTable:
+    def table(self, nodes: TimeGrid) -> StepTable:
         """Raises ValueError where a state without noise is not the last one."""
-        alpha, sigma = noise.alpha(nodes.t), noise.sigma(nodes.t)
-        if bool((sigma[:-1] <= 0).any()):
-            raise ValueError("DDIM needs noise at every node but the last: end the grid where sigma reaches 0.")
-        # A schedule may start at alpha = 0 (flow matching): then the ratio is 0, all noise is new for eta = 1.
-        kept = (alpha[:-1] * sigma[1:] / (alpha[1:] * sigma[:-1])).square()
-        s = self.config.eta * sigma[1:] * (1 - kept).clamp(min=0).sqrt()
-        carry = (sigma[1:].square() - s.square()).clamp(min=0).sqrt() / sigma[:-1]
-        return StepTable(a=carry[:, None], b=(alpha[1:] - carry * alpha[:-1])[:, None], s=s)
+        s = self.config.eta * posterior_std(nodes, "DDIM")
+        a, b = step_with_noise(nodes, s)
+        return StepTable(a, b, s, Prediction.DATA)

@@ -1,4 +1,4 @@
-"""The explicit Euler method on the velocity."""
+"""The explicit Euler method."""
 
 from __future__ import annotations
 
@@ -6,26 +6,30 @@ import torch
 
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import NoiseSchedule, Prediction
+from paraflowkit.noise import Prediction
 from paraflowkit.steppers.configs import EulerConfig
 from paraflowkit.table import StepTable
 
 
 class Euler(BaseStepper[EulerConfig]):
-    """``x[n+1] = x[n] + (t[n+1] - t[n]) v[n]``: order 1, one evaluation a step.
+    """Along the velocity where the process has one, else in sigma / alpha: order 1, one evaluation a step.
 
-    For flow matching it is what FlowMatchEulerDiscreteScheduler of diffusers does, in the other direction of time; for
-    VE and EDM it is Euler in sigma (Karras et al. 2022, algorithm 1 without its correction).
+    With v the velocity ``x' = x + (t' - t) v``: what FlowMatchEulerDiscreteScheduler of diffusers does, in the other
+    direction of time. With f the data prediction ``x' = (sigma'/sigma) x + (alpha' - alpha sigma'/sigma) f``: a step of
+    the same method for x / alpha as a function of sigma / alpha, as in EulerDiscreteScheduler, which on every process
+    is deterministic DDIM too. Source: Karras et al. 2022, algorithm 1 without its correction.
     """
 
     config_cls = EulerConfig
-    wants = Prediction.VELOCITY
 
-    def table(self, nodes: TimeGrid, noise: NoiseSchedule) -> StepTable:
-        """Raises ValueError for a process known at discrete times only, which has no velocity."""
-        try:
-            noise.slopes(nodes.t[:1])
-        except ValueError as error:
-            raise ValueError(f"Euler steps along a velocity, which {type(noise).__name__} lacks: use ddim.") from error
-        h = nodes.t.diff()[:, None]
-        return StepTable(a=torch.ones_like(h), b=h, s=torch.zeros_like(h[:, 0]))
+    def table(self, nodes: TimeGrid) -> StepTable:
+        """Raises ValueError where a state without noise is not the last one and there is no velocity."""
+        if nodes.levels.dalpha is not None:
+            h = nodes.t.diff()[:, None]
+            return StepTable(torch.ones_like(h), h, torch.zeros_like(h[:, 0]), Prediction.VELOCITY)
+        alpha, sigma = nodes.alpha, nodes.sigma
+        if bool((sigma[:-1] <= 0).any()):
+            raise ValueError("Euler needs noise at every node but the last: end the grid where sigma reaches 0.")
+        carry = (sigma[1:] / sigma[:-1])[:, None]
+        b = alpha[1:, None] - carry * alpha[:-1, None]
+        return StepTable(carry, b, torch.zeros_like(b[:, 0]), Prediction.DATA)

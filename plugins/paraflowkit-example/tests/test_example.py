@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 import pytest
 import torch
 from paraflowkit.core.problem import Problem, make_problem
-from paraflowkit.grid import TimeGrid, make_grid
+from paraflowkit.grid import TimeGrid
 from paraflowkit.models.configs import GaussianMixtureConfig
 from paraflowkit.models.gaussian_mixture import GaussianMixture
 from paraflowkit.noise import VE, VP, FlowMatching, NoiseSchedule
@@ -18,6 +18,7 @@ from paraflowkit.solve import solve
 from paraflowkit.solvers.configs import ParaDiGMSConfig, SequentialConfig
 from paraflowkit.solvers.paradigms import ParaDiGMS
 from paraflowkit.solvers.sequential import Sequential
+from paraflowkit.spacing import make_grid
 from paraflowkit.steppers.configs import EulerConfig
 from paraflowkit.steppers.euler import Euler
 from paraflowkit.windows.configs import SlidingConfig
@@ -39,7 +40,7 @@ SEEDS = [3, 4, 5]
 def uneven(noise: NoiseSchedule, steps: int) -> TimeGrid:
     """A smooth grid whose steps grow by a factor of about three from noise to data."""
     u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    return TimeGrid(noise.start + (noise.end - noise.start) * (u + u.square()) / 2)
+    return TimeGrid.of(noise, noise.start + (noise.end - noise.start) * (u + u.square()) / 2)
 
 
 def one_gaussian(noise: NoiseSchedule, spread: float) -> GaussianMixture:
@@ -125,9 +126,8 @@ def test_tolerance_zero_is_the_sequential_trajectory(noise, window):
 
 
 def test_a_process_without_velocity_is_refused():
-    noise = VP()
-    with pytest.raises(ValueError, match="has no velocity"):
-        STEPPER(CONFIG()).table(make_grid(noise, 10), noise)
+    with pytest.raises(ValueError, match="VP process lacks"):
+        STEPPER(CONFIG()).table(make_grid(VP(), 10))
 
 
 @pytest.mark.parametrize("settings", [{"order": 3}, {"order": "two"}, {"ordre": 2}])

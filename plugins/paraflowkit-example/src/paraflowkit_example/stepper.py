@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import NoiseSchedule, Prediction
+from paraflowkit.noise import Prediction
 from paraflowkit.table import StepTable
 
 from paraflowkit_example.config import AdamsBashforthConfig
@@ -22,19 +22,19 @@ class AdamsBashforth(BaseStepper[AdamsBashforthConfig]):
     """
 
     config_cls = AdamsBashforthConfig
-    wants = Prediction.VELOCITY
 
     def __init__(self, config: AdamsBashforthConfig) -> None:
         super().__init__(config)
         self.order = config.order
 
-    def table(self, nodes: TimeGrid, noise: NoiseSchedule) -> StepTable:
+    def table(self, nodes: TimeGrid) -> StepTable:
         """Raises ValueError for a process known at discrete times only, which has no velocity."""
-        noise.slopes(nodes.t[:1])
+        if nodes.levels.dalpha is None:
+            raise ValueError("adams-bashforth steps along a velocity, which a VP process lacks: use dpm-solver.")
         h = nodes.t.diff()
         a, b = h.new_zeros(len(h), self.order), h.new_zeros(len(h), self.order)
         a[:, 0], b[:, 0] = 1, h
         if self.order == 2:
             b[1:, 1] = -h[1:].square() / (2 * h[:-1])
             b[1:, 0] -= b[1:, 1]
-        return StepTable(a=a, b=b, s=torch.zeros_like(h))
+        return StepTable(a=a, b=b, s=torch.zeros_like(h), wants=Prediction.VELOCITY)

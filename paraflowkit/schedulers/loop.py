@@ -1,0 +1,86 @@
+"""A scheduler's own loop, run on inputs of ours, with its noise in our hands."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class _Noise(TorchFunctionMode):
+    """Hands out the tensors it was given in place of what ``torch.randn`` would draw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.next: Tensor | None = None
+        self.draws = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.randn, torch.randn_like) and self.next is not None:
+            self.draws += 1
+            return self.next.clone()
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def fresh(scheduler: Any) -> Iterator[Any]:
+    """A deep copy of a scheduler on which ``set_timesteps`` was called and ``step`` was not.
+
+    Raises:
+        ValueError: it has no steps yet, or has stepped already.
+    """
+    name = type(scheduler).__name__
+    if getattr(scheduler, "num_inference_steps", None) is None:
+        raise ValueError(f"{name} has no steps yet: call its set_timesteps first.")
+    if getattr(scheduler, "step_index", None) is not None:
+        raise ValueError(f"{name} has stepped already: call its set_timesteps again first.")
+    yield copy.deepcopy(scheduler)
+
+
+def run(
+    scheduler: Any,
+    options: dict[str, Any],
+    inputs: Callable[[int, Tensor | None], tuple[Tensor, Tensor]],
+    noise: Callable[[int], Tensor],
+) -> tuple[list[Tensor], Tensor, list[bool]]:
+    """Every step of the scheduler.
+
+    Args:
+        scheduler: a fresh one. options: of its ``step``.
+        inputs: (step, its last result or None) -> (state, raw network output), ``(rows, *shape)`` each.
+        noise: step -> what it shall draw.
+
+    Returns:
+        The results of all steps; the factor of ``scale_model_input`` at every step, float64 ``(N,)``; and whether each
+        step drew noise.
+
+    Raises:
+        ValueError: a step draws more than once.
+    """
+    results: list[Tensor] = []
+    scales: list[float] = []
+    drew: list[bool] = []
+    with fresh(scheduler) as mine, _Noise() as source, torch.no_grad():
+        last: Tensor | None = None
+        if hasattr(mine, "set_begin_index"):
+            mine.set_begin_index(0)  # else a repeated first timestep is taken for the second of them
+        for n, t in enumerate(mine.timesteps):
+            x, m = inputs(n, last)
+            # Flow-matching schedulers show the network the state itself and have no such method.
+            scaled = mine.scale_model_input(torch.ones_like(x), t) if hasattr(mine, "scale_model_input") else x.new_ones(1)
+            scales.append(float(scaled.flatten()[0]))
+            source.next, source.draws = noise(n).to(m.dtype), 0
+            last = mine.step(m, t, x, return_dict=False, **options)[0]
+            source.next = None
+            if source.draws > 1:
+                raise ValueError(
+                    f"{type(scheduler).__name__} draws noise {source.draws} times in a step, and a step table has one."
+                )
+            results.append(last)
+            drew.append(source.draws == 1)
+    return results, torch.tensor(scales, dtype=torch.float64), drew

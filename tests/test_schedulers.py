@@ -1,0 +1,279 @@
+"""Step tables of configured diffusers schedulers: the sequential sampler is the one that people already use."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_sasolver import SASolverScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from matrix import NOISE_END, VP_BASE, Cell, cells, network, others
+from problems import sequential, sliding
+from torch import Tensor
+
+from paraflowkit.core.draws import draw
+from paraflowkit.schedulers import table_from_scheduler
+from paraflowkit.solve import solve
+from paraflowkit.solvers.configs import ParaDiGMSConfig
+from paraflowkit.solvers.paradigms import ParaDiGMS
+
+SHAPE = (5, 1)  # schedulers with thresholding need a dimension after the channels
+EPS = torch.finfo(torch.float32).eps
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # diffusers announces the end of two algorithms
+    pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning"),  # divides 0 by 0
+    pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),  # and hands tensors to NumPy
+]
+
+
+def loop(cell: Cell, scheduler: Any, net: Any, x: Tensor, seeds: list[int], monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """diffusers' own loop, as pipelines write it, with noise of ours."""
+    step = 0
+
+    def ours(*args: Any, **kwargs: Any) -> Tensor:
+        return torch.stack([draw(seed, step + 1, SHAPE) for seed in seeds])
+
+    with monkeypatch.context() as patch:
+        if hasattr(cell.module, "randn_tensor"):
+            patch.setattr(cell.module, "randn_tensor", ours)
+        if hasattr(scheduler, "set_begin_index"):
+            # Without it, diffusers takes a first timestep that repeats (beta sigmas at 50 steps) for the second one and
+            # runs past its own end.
+            scheduler.set_begin_index(0)
+        for t in scheduler.timesteps:
+            seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+            out = net(seen.double(), t.expand(len(x)), None)
+            x = scheduler.step(out, t, x, **cell.step).prev_sample
+            step += 1
+    return x.double()
+
+
+def compare(cell: Cell, steps: int, monkeypatch: pytest.MonkeyPatch) -> tuple[float, str]:
+    """The relative difference of our sequential sample from diffusers' own, and where the table came from."""
+    scheduler, seeds = cell.make(steps), [3, 4]
+    net = network(cell, scheduler)
+    table = table_from_scheduler(scheduler, **cell.step)
+    problem = table.problem(net, SHAPE, seeds, dtype=torch.float64)
+    theirs = loop(cell, cell.make(steps), net, problem.x0, seeds, monkeypatch)
+    return float((sequential(problem).x - theirs).norm() / theirs.norm()), table.source
+
+
+def probed(cell: Cell, steps: int) -> str | None:
+    """Why a table is read off the scheduler instead of being one of ours, which differs from what diffusers does."""
+    c = cell.config
+    if cell.scheduler == "DDIMScheduler" and c.get("timestep_spacing") == "linspace" and steps > 1:
+        return "it steps to the level of t - 1000 // N, which is not that of its next time"
+    if c.get("algorithm_type") == "sde-dpmsolver++" and c.get("solver_order") == 3 and steps > 3:
+        single = cell.scheduler.startswith("DPMSolverSingle")
+        if not single or c["solver_type"] == "heun":
+            return "the sign of its third-order term makes it as large as alpha for small steps, where it should vanish"
+    if cell.scheduler.startswith("UniPC") and c.get("solver_order") == 4 and steps >= 25:
+        return "it solves for the weights in float32"
+    if c.get("variance_type") == "fixed_large" and int(cell.make(steps).timesteps[-1]) > 0:
+        return "it adds noise to the final sample unless the last time is 0"
+    if c.get("stochastic_sampling") and steps > 1:
+        return "no stepper of ours renoises the data prediction"
+    return None
+
+
+def float32_floor(cell: Cell, steps: int) -> float:
+    """What the scheduler's float32 arithmetic costs where it is more than 1e-5."""
+    c = cell.config
+    cosine, blind = c.get("beta_schedule") == "squaredcos_cap_v2", c.get("rescale_betas_zero_snr")
+    if cell.scheduler in ("EulerDiscreteScheduler", "HeunDiscreteScheduler", "EulerAncestralDiscreteScheduler"):
+        if cosine or blind:  # states of sigma = 2e4 or 4e3
+            return max(1e-5, 4 * EPS * float(cell.make(steps).sigmas.max()))
+    if c.get("lambda_min_clipped") and steps == 1:
+        return 1e-4  # one division by alpha = 0.006
+    if cell.step.get("eta"):
+        return 2e-5
+    return 1e-5
+
+
+def fails(cell: Cell, steps: int) -> str | None:
+    """Where diffusers itself gives no finite sample."""
+    c = cell.config
+    if (
+        cell.scheduler == "DDIMScheduler"
+        and c.get("rescale_betas_zero_snr")
+        and cell.step.get("eta") == 1.0
+        and steps > 5
+    ):
+        return "rounding takes the square root of a negative number"
+    if c.get("shift_terminal") and steps == 1:
+        return "it divides 0 by 0"
+    return None
+
+
+def check_matrix(cell: Cell, counts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    for steps in counts:
+        if fails(cell, steps) is not None:
+            with pytest.raises(ValueError, match="finite"):
+                compare(cell, steps, monkeypatch)
+            continue
+        error, source = compare(cell, steps, monkeypatch)
+        assert error < float32_floor(cell, steps), (steps, source)
+        assert source == ("config" if probed(cell, steps) is None else "probe"), steps
+
+
+@pytest.mark.parametrize("cell", cells(), ids=str)
+def test_matrix(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_matrix(cell, (1, 2, 5), monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", cells(), ids=str)
+def test_matrix_of_many_steps(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_matrix(cell, (25, 50), monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "cell",
+    [
+        Cell("DDIMScheduler", {**VP_BASE, "clip_sample": False}, {"eta": 0.0}),
+        Cell("DDPMScheduler", {**VP_BASE, "clip_sample": False}),
+        Cell("DDPMScheduler", {**VP_BASE, "clip_sample": False, "variance_type": "fixed_large"}),
+        Cell("EulerDiscreteScheduler", VP_BASE),
+        Cell("EulerAncestralDiscreteScheduler", VP_BASE),
+        Cell("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+    ],
+    ids=str,
+)
+def test_a_thousand_steps(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    error, source = compare(cell, 1000, monkeypatch)
+    assert error < 2e-5
+    assert source == "config"
+
+
+@pytest.mark.parametrize("cell", others(), ids=str)
+def test_other_schedulers_are_read_off(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    for steps in (5, 25):
+        error, source = compare(cell, steps, monkeypatch)
+        assert error < 1e-5, steps
+        assert source == "probe"
+
+
+def check_parallel(cell: Cell, steps: int, width: int, batch: int) -> None:
+    scheduler = cell.make(steps)
+    table = table_from_scheduler(scheduler, **cell.step)
+    problem = table.problem(network(cell, scheduler), SHAPE, list(range(batch)), dtype=torch.float64)
+    reference = sequential(problem)
+    found = solve(problem, ParaDiGMS(ParaDiGMSConfig(tolerance=0.0)), sliding(width), trajectory=True)
+    assert found.ok
+    assert found.stats.sweeps <= problem.steps
+    assert found.trajectory is not None
+    assert reference.trajectory is not None
+    scale = reference.trajectory.abs().max()
+    assert (found.trajectory - reference.trajectory).abs().max() <= 1e-10 * scale
+
+
+EVERY = [c for c in cells() + others() if fails(c, 8) is None]
+
+
+@pytest.mark.parametrize("cell", EVERY, ids=str)
+def test_parallel_is_sequential(cell: Cell) -> None:
+    check_parallel(cell, 6, 4, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", EVERY, ids=str)
+def test_parallel_is_sequential_for_windows_and_batches(cell: Cell) -> None:
+    for width in (1, 4, 100):
+        for batch in (1, 3):
+            check_parallel(cell, 10, width, batch)
+
+
+def test_the_scheduler_is_not_changed() -> None:
+    scheduler = DDPMScheduler(**VP_BASE)
+    scheduler.set_timesteps(5)
+    before = {k: v.clone() if isinstance(v, Tensor) else v for k, v in vars(scheduler).items()}
+    config = dict(scheduler.config)
+    state = torch.random.get_rng_state()
+    table_from_scheduler(scheduler)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert dict(scheduler.config) == config
+    for key, value in vars(scheduler).items():
+        assert torch.equal(value, before[key]) if isinstance(value, Tensor) else value == before[key], key
+
+
+def test_what_is_no_step_table_gets_a_sentence() -> None:
+    scheduler = DDIMScheduler()
+    with pytest.raises(ValueError, match="call its set_timesteps first"):
+        table_from_scheduler(DDIMScheduler(clip_sample=False))
+    scheduler.set_timesteps(3)
+    with pytest.raises(ValueError, match=r"not affine: set clip_sample and thresholding to False, .* clipped-ddim"):
+        table_from_scheduler(scheduler)
+    learned = DDPMScheduler(variance_type="learned_range")
+    learned.set_timesteps(3)
+    with pytest.raises(ValueError, match="use the stepper ddpm with variance 'learned_range'"):
+        table_from_scheduler(learned)
+    again = SASolverScheduler()
+    again.set_timesteps(5)
+    with pytest.raises(ValueError, match="noise of earlier steps again"):
+        table_from_scheduler(again)
+    infinite = UniPCMultistepScheduler(solver_type="bh1")
+    infinite.set_timesteps(5)
+    with pytest.raises(ValueError, match="itself gives values that are not finite in step 4"):
+        table_from_scheduler(infinite)
+
+
+def test_a_scheduler_that_is_not_affine_is_refused() -> None:
+    class Squashing(DDIMScheduler):
+        def step(self, model_output: Tensor, timestep: int, sample: Tensor, **rest: Any) -> Any:  # type: ignore[override]
+            return (torch.tanh(sample - 0.1 * model_output),)
+
+    scheduler = Squashing(clip_sample=False)
+    scheduler.set_timesteps(4)
+    with pytest.raises(ValueError, match="not affine as it is configured"):
+        table_from_scheduler(scheduler)
+
+
+def test_a_scheduler_with_a_step_of_its_own_is_read_off() -> None:
+    class Halving(DDIMScheduler):
+        def step(self, model_output: Tensor, timestep: int, sample: Tensor, **rest: Any) -> Any:  # type: ignore[override]
+            return (0.5 * sample - 0.25 * model_output,)
+
+    scheduler = Halving(clip_sample=False)
+    scheduler.set_timesteps(4)
+    found = table_from_scheduler(scheduler)
+    assert found.source == "probe"
+    # m is the noise prediction here, as the configuration says.
+    assert found.table.a.tolist() == [[0.5]] * 4
+    assert found.table.b.tolist() == [[-0.25]] * 4
+
+
+def test_a_stepped_scheduler_is_refused() -> None:
+    scheduler = UniPCMultistepScheduler()
+    scheduler.set_timesteps(3)
+    x = torch.zeros(1, 1, 2, 2)
+    scheduler.step(x, scheduler.timesteps[0], x)
+    with pytest.raises(ValueError, match="has stepped already"):
+        table_from_scheduler(scheduler)
+
+
+def test_guidance_and_conditions_reach_the_network() -> None:
+    scheduler = UniPCMultistepScheduler(**VP_BASE, **NOISE_END)
+    scheduler.set_timesteps(4)
+    table = table_from_scheduler(scheduler)
+
+    def net(x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        assert cond is not None
+        assert t.dtype == scheduler.timesteps.dtype
+        return cond[:, :, None, None].expand_as(x).to(x.dtype)
+
+    cond, free = torch.full((2, 1), 3.0), torch.full((2, 1), 1.0)
+    problem = table.problem(net, (1, 2, 2), [0, 1], cond=cond, uncond=free, guidance=[2.0, 1.0], dtype=torch.float64)
+    out = problem.output(problem.x0, torch.zeros(2, dtype=torch.int64), torch.arange(2))
+    plain = dataclasses.replace(
+        problem, evaluate=lambda x, node, c: torch.full_like(x, 5.0), guidance=None, uncond=None
+    )
+    expected = plain.output(problem.x0, torch.zeros(2, dtype=torch.int64), torch.arange(2))
+    torch.testing.assert_close(out[0], expected[0])
+    with pytest.raises(ValueError, match="as many guidance scales"):
+        table.problem(net, (1, 2, 2), [0, 1], guidance=[1.0])
