@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from paraflowkit import registry
 from paraflowkit.core.config import ComponentConfig
@@ -25,7 +25,55 @@ class GridConfig(ComponentConfig):
     spacing: Literal["uniform", "leading", "trailing", "linspace"] = Field(
         default="uniform", description="uniform, or for VP processes how training steps are picked, as in diffusers."
     )
+    convention: Literal["ddim", "euler", "dpm"] = Field(
+        default="ddim", description="Which family of diffusers' schedulers reads a VP spacing; see the docs of grids."
+    )
+    steps_offset: int = Field(default=0, ge=0, description="Added to the times of the leading spacing.")
+    shape: Literal["karras", "exponential", "beta"] | None = Field(
+        default=None, description="Of the noise levels between the ends of the spacing."
+    )
+    rho: float = Field(default=7.0, gt=0, allow_inf_nan=False, description="Exponent of the karras shape.")
+    sigma_min: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Lower end of a shape, in place of the spacing's."
+    )
+    sigma_max: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Upper end of a shape, in place of the spacing's."
+    )
+    sigmas: list[float] | None = Field(
+        default=None, min_length=1, description="The noise levels themselves, without the final 0."
+    )
+    times: list[float] | None = Field(default=None, min_length=1, description="The times themselves, without the end.")
+    final: Literal["zero", "sigma_min"] = Field(
+        default="zero", description="Where VP grids end: clean, or at the least noise of training."
+    )
     shift: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="Resolution shift of flow matching.")
+    image_tokens: int | None = Field(
+        default=None, ge=1, description="Shift by resolution, as Flux does, in place of `shift`."
+    )
+    shift_terminal: float | None = Field(
+        default=None, gt=0, lt=1, description="Stretch flow levels so that the last one before the end is this."
+    )
+
+
+class PredictionConfig(ComponentConfig):
+    """What is done to the network's prediction before the sampler sees it."""
+
+    clip: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Largest absolute value of a data prediction."
+    )
+    threshold: float | None = Field(
+        default=None, gt=0, le=1, description="Quantile of dynamic thresholding (Imagen), in place of `clip`."
+    )
+    threshold_max: float = Field(default=1.0, ge=1, description="Largest limit of dynamic thresholding.")
+    guidance_rescale: float = Field(
+        default=0.0, ge=0, le=1, description="Share of the conditional output's deviation that guided outputs get back."
+    )
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> PredictionConfig:
+        if self.clip is not None and self.threshold is not None:
+            raise ValueError("'clip' and 'threshold' both limit the data prediction: give one of them")
+        return self
 
 
 class RequestGroup(ComponentConfig):
@@ -92,6 +140,7 @@ class RunConfig:
     solver: Component
     window: Component
     grid: GridConfig
+    prediction: PredictionConfig
     output: OutputConfig
     fabric: FabricConfig
     run: RunSettings
@@ -99,6 +148,7 @@ class RunConfig:
 
 SECTIONS: dict[str, type[ComponentConfig]] = {
     "grid": GridConfig,
+    "prediction": PredictionConfig,
     "output": OutputConfig,
     "fabric": FabricConfig,
     "run": RunSettings,

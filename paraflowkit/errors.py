@@ -54,6 +54,8 @@ def explain(error: dict[str, Any]) -> str:
         return f"must be {words} {context[key]:g}, got {shown}."
     if kind in ("too_short", "string_too_short"):
         return "must not be empty."
+    if kind == "value_error":  # a check of the class's own, which says all that is to be said
+        return f"{error['msg'].removeprefix('Value error, ')}."
     word = kind.split("_")[0]
     told = word in expects and (word != "string" or kind == "string_type")  # not of string_too_long
     return f"expects {expects[word]}, got {shown}." if told else f"{error['msg']} (got {shown})."

@@ -40,7 +40,8 @@ def make_grid(
     steps_offset: int = 0,
     *,
     convention: str = "ddim",
-    sigmas: str | Sequence[float] | None = None,
+    shape: str | None = None,
+    sigmas: Sequence[float] | None = None,
     times: Sequence[float] | None = None,
     rho: float = 7.0,
     sigma_min: float | None = None,
@@ -62,10 +63,10 @@ def make_grid(
         convention: how a VP process reads the spacing, as three families of diffusers' schedulers do: ``ddim`` (DDIM,
             DDPM) rounds times; ``euler`` (Euler, Heun, LMS) keeps fractional ``linspace`` times and interpolates sigma
             / alpha; ``dpm`` (DPM-Solver, UniPC) takes N + 1 times and leaves out the one nearest to the data.
-        sigmas: shape of the noise levels between the ends of the spacing: ``karras`` (Karras et al. 2022, equation 5),
-            ``exponential`` (equal steps of their logarithm) or ``beta`` (quantiles of Beta(0.6, 0.6), Lee et al. 2024);
-            or the levels themselves, from noise to data without the final 0, such as a list of Align Your Steps. Levels
-            are sigma / alpha for VP, VE and EDM and sigma for flow matching. A list of another length than N is
+        shape: of the noise levels between the ends of the spacing: ``karras`` (Karras et al. 2022, equation 5),
+            ``exponential`` (equal steps of their logarithm) or ``beta`` (quantiles of Beta(0.6, 0.6), Lee et al. 2024).
+        sigmas: the levels themselves, from noise to data without the final 0, such as a list of Align Your Steps.
+            Levels are sigma / alpha for VP, VE and EDM and sigma for flow matching. A list of another length than N is
             interpolated in its logarithm (Sabour et al. 2024).
         times: the times themselves, in place of ``sigmas``.
         rho: exponent of ``karras``. sigma_min, sigma_max: ends of the shapes, in place of the spacing's.
@@ -85,10 +86,10 @@ def make_grid(
     ):
         if value not in known:
             raise ValueError(f"Unknown {name} {value!r}: use one of {', '.join(known)}.")
-    if isinstance(sigmas, str) and sigmas not in SHAPES:
-        raise ValueError(f"Unknown sigmas {sigmas!r}: use one of {', '.join(SHAPES)}, or a list of levels.")
-    if sigmas is not None and times is not None:
-        raise ValueError("'sigmas' and 'times' both place the nodes: give one of them.")
+    if shape is not None and shape not in SHAPES:
+        raise ValueError(f"Unknown shape {shape!r}: use one of {', '.join(SHAPES)}.")
+    if sum(value is not None for value in (shape, sigmas, times)) > 1:
+        raise ValueError("'shape', 'sigmas' and 'times' each place the nodes: give one of them.")
     if not isinstance(noise, FlowMatching):
         for name, given in (("shift", shift != 1.0), ("shift_terminal", shift_terminal is not None)):
             if given:
@@ -100,9 +101,9 @@ def make_grid(
         time = 1 - level
     else:
         if spacing != "uniform":
-            raise ValueError(f"Spacing {spacing!r} is one of VP and flow-matching grids: use 'uniform' or 'sigmas'.")
+            raise ValueError(f"Spacing {spacing!r} is one of VP and flow-matching grids: use 'uniform' or a shape.")
         time = level = _ends(noise, steps)
-    if sigmas is not None or times is not None:
+    if shape is not None or sigmas is not None or times is not None:
         if times is not None:
             low, high = sorted((noise.start, noise.end))
             listed = _list(times, "times")
@@ -110,9 +111,9 @@ def make_grid(
                 raise ValueError(f"'times' must lie in {max(low, 0.0):g} … {high:g}, the times of the process.")
             values = _level_of(noise, listed)
             level = _interpolate(values, steps)
-        elif isinstance(sigmas, str):
+        elif shape is not None:
             whole = isinstance(noise, VP) and convention == "dpm"
-            level = _shape(noise, sigmas, level, steps, rho, sigma_min, sigma_max, whole)
+            level = _shape(noise, shape, level, steps, rho, sigma_min, sigma_max, whole)
         else:
             level = _interpolate(_list(sigmas or (), "sigmas"), steps)
         _check_levels(noise, level)
@@ -218,7 +219,7 @@ def _shape(
         low, high = float(ends[0]), float(ends[1])
     low, high = least if least is not None else low, most if most is not None else high
     if not 0 < low <= high < math.inf:
-        raise ValueError(f"sigmas {name!r} needs 0 < sigma_min <= sigma_max < infinity, got {low:g} and {high:g}.")
+        raise ValueError(f"shape {name!r} needs 0 < sigma_min <= sigma_max < infinity, got {low:g} and {high:g}.")
     if rho <= 0:
         raise ValueError(f"'rho' must be positive, got {rho}.")
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
@@ -262,7 +263,8 @@ def _check_levels(noise: NoiseSchedule, level: Tensor) -> None:
         low, high = (float(v) for v in _level_of(noise, torch.tensor([0.0, noise.start], dtype=torch.float64)))
     else:
         low, high = 0.0, noise.start
-    if bool((level < low * (1 - 1e-6)).any()) or bool((level > high * (1 + 1e-6)).any()) or bool((level <= 0).any()):
+    slack = 1e-4  # published lists give the process's own ends to four or five digits
+    if bool((level < low * (1 - slack)).any()) or bool((level > high * (1 + slack)).any()) or bool((level <= 0).any()):
         raise ValueError(
             f"Noise levels from {float(level.max()):g} to {float(level.min()):g} leave the process, which has "
             f"{high:g} to {low:g}: move them inside."

@@ -97,7 +97,7 @@ def test_batching_and_saving_change_no_sample(tmp_path: Path, fabric: Fabric) ->
         (DIGITS, ["requests.0.classes=[11]"], "Class 11 does not exist: the digits are 0 … 9"),
         (DIGITS.replace("classes: [0, 1, 2]", "prompts: [a cat]"), [], "understand 'classes', not 'prompts'"),
         (DIGITS, ["grid.spacing=leading"], "use 'uniform'"),
-        (DIGITS, ["model=digits-vp", "stepper=euler"], "use ddim"),
+        (DIGITS, ["model=digits-vp", "stepper=flow-heun"], "use heun"),
         (DIGITS, ["model.folder=/nonexistent"], "is no folder of a trained digits network"),
         (MIXTURE, ["model.process=vp", "model.prediction=velocity", "stepper=ddim"], "has no velocity"),
     ],

@@ -85,9 +85,9 @@ def float32_floor(cell: Cell, steps: int) -> float:
     """What the scheduler's float32 arithmetic costs where it is more than 1e-5."""
     c = cell.config
     cosine, blind = c.get("beta_schedule") == "squaredcos_cap_v2", c.get("rescale_betas_zero_snr")
-    if cell.scheduler in ("EulerDiscreteScheduler", "HeunDiscreteScheduler", "EulerAncestralDiscreteScheduler"):
-        if cosine or blind:  # states of sigma = 2e4 or 4e3
-            return max(1e-5, 4 * EPS * float(cell.make(steps).sigmas.max()))
+    exploding = cell.scheduler in ("EulerDiscreteScheduler", "HeunDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+    if exploding and (cosine or blind):  # states of sigma = 2e4 or 4e3
+        return max(1e-5, 4 * EPS * float(cell.make(steps).sigmas.max()))
     if c.get("lambda_min_clipped") and steps == 1:
         return 1e-4  # one division by alpha = 0.006
     if cell.step.get("eta"):

@@ -16,14 +16,16 @@ from paraflowkit.core.model import VelocityModel
 from paraflowkit.core.problem import Problem, make_problem
 from paraflowkit.core.solver import ParallelSolver
 from paraflowkit.core.stepper import BaseStepper
+from paraflowkit.core.treatment import Treatment
 from paraflowkit.core.window import WindowPolicy
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.fabric.evaluator import Evaluator
 from paraflowkit.fabric.outputs import RunFolder, Summary, sample_rows
+from paraflowkit.grid import TimeGrid
 from paraflowkit.requests import Request, read_requests
 from paraflowkit.solution import Solution
-from paraflowkit.solve import SweepInfo, solve
-from paraflowkit.spacing import make_grid
+from paraflowkit.solve import SweepInfo, check_pair, solve
+from paraflowkit.spacing import make_grid, resolution_shift
 
 #: Called after each sweep with the batch's number, the number of batches and what the solver tells.
 SweepCallback = Callable[[int, int, SweepInfo], None]
@@ -112,6 +114,7 @@ def predict(
         make = _maker(config, fabric, pieces)
         batches = [requests[i : i + config.run.batch] for i in range(0, len(requests), config.run.batch)]
         first = make(batches[0])
+        check_pair(first.rule, pieces.solver)
     except ValueError as error:
         raise ParaflowkitError(str(error)) from error
     folder = RunFolder(config, requests) if save else None
@@ -146,7 +149,8 @@ def predict(
 def _maker(config: RunConfig, fabric: Fabric, pieces: _Pieces) -> Callable[[Sequence[Request]], Problem]:
     """A function that turns a batch of requests into a problem; grid and evaluator are made once."""
     dtype = torch.float64 if config.run.dtype == "float64" else torch.float32
-    grid = make_grid(pieces.model.noise, config.grid.steps, config.grid.spacing, config.grid.shift)
+    grid = _grid(config, pieces.model)
+    treatment = Treatment(**config.prediction.model_dump())
     evaluator = Evaluator(fabric, pieces.model, pieces.stepper.nodes(grid, pieces.model.noise).t, dtype)
 
     def make(batch: Sequence[Request]) -> Problem:
@@ -160,10 +164,21 @@ def _maker(config: RunConfig, fabric: Fabric, pieces: _Pieces) -> Callable[[Sequ
             guidance=[request.guidance for request in batch],
             dtype=dtype,
             device=fabric.device,
+            treatment=treatment,
             evaluate=evaluator,
         )
 
     return make
+
+
+def _grid(config: RunConfig, model: VelocityModel) -> TimeGrid:
+    settings = config.grid.model_dump()
+    tokens = settings.pop("image_tokens")
+    if tokens is not None:
+        if config.grid.shift != 1.0:
+            raise ValueError("grid.shift and grid.image_tokens both shift the times: give one of them.")
+        settings["shift"] = resolution_shift(tokens)
+    return make_grid(model.noise, **settings)
 
 
 def _sequential() -> tuple[ParallelSolver[Any, Any], WindowPolicy[Any]]:

@@ -130,38 +130,50 @@ def _ddpm(scheduler: Any, options: dict[str, Any]) -> Stepper | None:
 
 def _dpm(scheduler: Any, options: dict[str, Any]) -> Stepper | None:
     c = scheduler.config
-    return None if options else DPMSolver(
-        DPMSolverConfig(
-            order=c.solver_order,
-            algorithm=c.algorithm_type,
-            solver_type=c.solver_type,
-            lower_order_final=c.lower_order_final,
-            euler_at_final=c.euler_at_final,
+    return (
+        None
+        if options
+        else DPMSolver(
+            DPMSolverConfig(
+                order=c.solver_order,
+                algorithm=c.algorithm_type,
+                solver_type=c.solver_type,
+                lower_order_final=c.lower_order_final,
+                euler_at_final=c.euler_at_final,
+            )
         )
     )
 
 
 def _dpm_single(scheduler: Any, options: dict[str, Any]) -> Stepper | None:
     c = scheduler.config
-    return None if options else DPMSolverSinglestep(
-        DPMSolverSinglestepConfig(
-            order=c.solver_order,
-            algorithm=c.algorithm_type,
-            solver_type=c.solver_type,
-            lower_order_final=c.lower_order_final,
+    return (
+        None
+        if options
+        else DPMSolverSinglestep(
+            DPMSolverSinglestepConfig(
+                order=c.solver_order,
+                algorithm=c.algorithm_type,
+                solver_type=c.solver_type,
+                lower_order_final=c.lower_order_final,
+            )
         )
     )
 
 
 def _unipc(scheduler: Any, options: dict[str, Any]) -> Stepper | None:
     c = scheduler.config
-    return None if options or c.get("solver_p") is not None else UniPC(
-        UniPCConfig(
-            order=c.solver_order,
-            predict="data" if c.predict_x0 else "noise",
-            solver_type=c.solver_type,
-            lower_order_final=c.lower_order_final,
-            disable_corrector=tuple(c.disable_corrector),
+    return (
+        None
+        if options or c.get("solver_p") is not None
+        else UniPC(
+            UniPCConfig(
+                order=c.solver_order,
+                predict="data" if c.predict_x0 else "noise",
+                solver_type=c.solver_type,
+                lower_order_final=c.lower_order_final,
+                disable_corrector=tuple(c.disable_corrector),
+            )
         )
     )
 

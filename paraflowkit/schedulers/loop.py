@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +19,12 @@ class _Noise(TorchFunctionMode):
         self.next: Tensor | None = None
         self.draws = 0
 
+    def offer(self, value: Tensor | None) -> None:
+        self.next, self.draws = value, 0
+
+    def taken(self) -> int:
+        return self.draws
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.randn, torch.randn_like) and self.next is not None:
             self.draws += 1
@@ -27,8 +32,7 @@ class _Noise(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@contextmanager
-def fresh(scheduler: Any) -> Iterator[Any]:
+def fresh(scheduler: Any) -> Any:
     """A deep copy of a scheduler on which ``set_timesteps`` was called and ``step`` was not.
 
     Raises:
@@ -39,7 +43,7 @@ def fresh(scheduler: Any) -> Iterator[Any]:
         raise ValueError(f"{name} has no steps yet: call its set_timesteps first.")
     if getattr(scheduler, "step_index", None) is not None:
         raise ValueError(f"{name} has stepped already: call its set_timesteps again first.")
-    yield copy.deepcopy(scheduler)
+    return copy.deepcopy(scheduler)
 
 
 def run(
@@ -65,22 +69,26 @@ def run(
     results: list[Tensor] = []
     scales: list[float] = []
     drew: list[bool] = []
-    with fresh(scheduler) as mine, _Noise() as source, torch.no_grad():
+    mine = fresh(scheduler)
+    with _Noise() as source, torch.no_grad():
         last: Tensor | None = None
         if hasattr(mine, "set_begin_index"):
             mine.set_begin_index(0)  # else a repeated first timestep is taken for the second of them
         for n, t in enumerate(mine.timesteps):
             x, m = inputs(n, last)
-            # Flow-matching schedulers show the network the state itself and have no such method.
-            scaled = mine.scale_model_input(torch.ones_like(x), t) if hasattr(mine, "scale_model_input") else x.new_ones(1)
+            scaled = torch.ones_like(x)
+            if hasattr(mine, "scale_model_input"):  # flow-matching schedulers show the network the state itself
+                scaled = mine.scale_model_input(scaled, t)
             scales.append(float(scaled.flatten()[0]))
-            source.next, source.draws = noise(n).to(m.dtype), 0
-            last = mine.step(m, t, x, return_dict=False, **options)[0]
-            source.next = None
-            if source.draws > 1:
+            source.offer(noise(n).to(m.dtype))
+            after: Tensor = mine.step(m, t, x, return_dict=False, **options)[0]
+            draws = source.taken()
+            source.offer(None)
+            if draws > 1:
                 raise ValueError(
-                    f"{type(scheduler).__name__} draws noise {source.draws} times in a step, and a step table has one."
+                    f"{type(scheduler).__name__} draws noise {draws} times in a step, and a step table has one."
                 )
-            results.append(last)
-            drew.append(source.draws == 1)
+            last = after
+            results.append(after)
+            drew.append(draws == 1)
     return results, torch.tensor(scales, dtype=torch.float64), drew

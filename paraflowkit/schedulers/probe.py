@@ -15,12 +15,12 @@ from paraflowkit.table import StepTable
 _NEGLIGIBLE = 1e-12
 
 
-def probe(scheduler: Any, options: dict[str, Any]) -> tuple[StepTable, Tensor]:
-    """The table over raw network outputs, and the factor of ``scale_model_input`` at every step.
+def probe(scheduler: Any, options: dict[str, Any]) -> StepTable:
+    """The table over raw network outputs.
 
-    The scheduler runs once on a batch whose rows are unit inputs: row i is 1 in the i-th of all states, outputs and noises
-    and 0 in the others, so that the rows of a step's result are its weights. States are given, not fed back, so a weight
-    is the direct one.
+    The scheduler runs once on a batch whose rows are unit inputs: row i is 1 in the i-th of all states, outputs and
+    noises and 0 in the others, so that the rows of a step's result are its weights. States are given, not fed back, so
+    a weight is the direct one.
 
     Raises:
         ValueError: a step of zeros does not give zero, or a step uses the noise of another.
@@ -33,7 +33,10 @@ def probe(scheduler: Any, options: dict[str, Any]) -> tuple[StepTable, Tensor]:
         value[index] = 1
         return value
 
-    results, scale, drew = run(scheduler, options, lambda n, _: (unit(n), unit(steps + n)), lambda n: unit(2 * steps + n))
+    def inputs(n: int, _: Tensor | None) -> tuple[Tensor, Tensor]:
+        return unit(n), unit(steps + n)
+
+    results, _, drew = run(scheduler, options, inputs, lambda n: unit(2 * steps + n))
     rows = torch.stack([r.double().flatten() for r in results])
     if bool((rows[:, -1].abs() > _NEGLIGIBLE).any()):
         raise ValueError(f"{type(scheduler).__name__} does not map zeros to zero, so it has no step table.")
@@ -53,4 +56,4 @@ def probe(scheduler: Any, options: dict[str, Any]) -> tuple[StepTable, Tensor]:
             f"{type(scheduler).__name__} uses the noise of earlier steps again, which a step table does not hold."
         )
     # What the raw output is does not matter to the table: the caller names it.
-    return StepTable(a, b, s.clone(), Prediction.DATA), scale
+    return StepTable(a, b, s.clone(), Prediction.DATA)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -28,13 +29,13 @@ _CLOSE = 3e-5
 
 @dataclass(frozen=True)
 class SchedulerTable:
-    """A configured scheduler as a step table, in its own coordinates: states and noise are those of its pipeline's loop.
+    """A configured scheduler as a step table, in its own coordinates: states are those of its pipeline's loop.
 
     Attributes:
         table: over outputs ``table.wants``. nodes: noise levels of the states.
         timesteps: ``(N,)``, what the network is told. input_scale: float64 ``(N,)``, ``scale_model_input``.
-        prediction: what ``p · state + q · raw output`` is; p, q: float64 ``(N,)``. For most schedulers p is 0 and q 1; a
-            flow's velocity changes sign (q = -1), and EDM's networks are preconditioned.
+        prediction: what ``p · state + q · raw output`` is; p, q: float64 ``(N,)``. For most schedulers p is 0 and q 1;
+            a flow's velocity changes sign (q = -1), and EDM's networks are preconditioned.
         initial_scale: of unit noise, ``init_noise_sigma``. treatment: limits on the data prediction.
         source: ``config``: the coefficients are those of a stepper of this package, float64, checked against the
             scheduler's own steps. ``probe``: they were read off its steps, in its own precision.
@@ -71,8 +72,8 @@ class SchedulerTable:
         """The problem of sampling with this scheduler and a network.
 
         Args:
-            network: called as ``network(x, timestep, cond)`` with scaled states ``(rows, *shape)``, timesteps ``(rows,)``
-                of the scheduler's dtype, and the rows' conditions or None.
+            network: called as ``network(x, timestep, cond)`` with scaled states ``(rows, *shape)``, timesteps
+                ``(rows,)`` of the scheduler's dtype, and the rows' conditions or None.
             shape: of one sample. seeds: one a sample. x0: states at node 0; by default drawn from the seeds.
             cond, uncond: ``(samples, …)``. guidance: one scale for all or one a sample.
 
@@ -111,10 +112,11 @@ def table_from_scheduler(scheduler: Any, **step_options: Any) -> SchedulerTable:
     """The step table and noise levels of a configured diffusers scheduler.
 
     By configuration, as a stepper of this package: DDIM and DDPM (also their parallel variants), EulerDiscrete,
-    EulerAncestralDiscrete, HeunDiscrete, LMSDiscrete, DPMSolverMultistep, DPMSolverSinglestep, UniPCMultistep, EDMEuler,
-    EDMDPMSolverMultistep, FlowMatchEulerDiscrete and FlowMatchHeunDiscrete. That table is checked against the scheduler's
-    own steps. Where the two differ, and for every other affine scheduler (DEIS, KDPM2, PNDM, IPNDM …), the table is read
-    off its ``step`` by unit inputs on a deep copy and checked on random ones. The scheduler itself is not changed.
+    EulerAncestralDiscrete, HeunDiscrete, LMSDiscrete, DPMSolverMultistep, DPMSolverSinglestep, UniPCMultistep,
+    EDMEuler, EDMDPMSolverMultistep, FlowMatchEulerDiscrete and FlowMatchHeunDiscrete. That table is checked against the
+    scheduler's own steps. Where the two differ, and for every other affine scheduler (DEIS, KDPM2, PNDM, IPNDM …), the
+    table is read off its ``step`` by unit inputs on a deep copy and checked on random ones. The scheduler itself is not
+    changed.
 
     Args:
         scheduler: after ``set_timesteps``. step_options: as passed to its ``step``, such as ``eta``.
@@ -131,29 +133,23 @@ def table_from_scheduler(scheduler: Any, **step_options: Any) -> SchedulerTable:
     frame, treatment = read_frame(scheduler), treatment_of(scheduler)
     if treatment.limits and name.startswith("DDIM") and not step_options.get("use_clipped_model_output"):
         raise ValueError(
-            f"{name} limits the data prediction and keeps the network's noise, which is not affine: set clip_sample and "
-            "thresholding to False, pass use_clipped_model_output=True, or use the stepper clipped-ddim."
+            f"{name} limits the data prediction and keeps the network's noise, which is not affine: set clip_sample "
+            "and thresholding to False, pass use_clipped_model_output=True, or use the stepper clipped-ddim."
         )
     source: Literal["config", "probe"] = "config"
-    stepper = known_stepper(scheduler, step_options)
-    table: StepTable | None = None
-    if stepper is not None:
-        try:
-            table = stepper.table(frame.nodes)
-        except (ValueError, ZeroDivisionError, OverflowError):
-            table = None  # a configuration that is no sampler of ours, which the scheduler may yet have
-    difference, scale = (torch.inf, None) if table is None else _difference(scheduler, step_options, frame, table, treatment)
-    if table is None or not difference <= _CLOSE:
+    table = _from_config(scheduler, step_options, frame)
+    difference, scale = torch.inf, torch.zeros(0)
+    if table is not None:
+        difference, scale = _difference(scheduler, step_options, frame, table, treatment)
+    if table is None or difference > _CLOSE:
         source = "probe"
-        raw, scale = _read(scheduler, step_options, treatment)
-        table = _in_frame(raw, frame)
-        difference, _ = _difference(scheduler, step_options, frame, table, treatment)
-        if not difference <= _CLOSE:
+        table = _in_frame(_read(scheduler, step_options, treatment), frame)
+        difference, scale = _difference(scheduler, step_options, frame, table, treatment)
+        if difference > _CLOSE:
             raise ValueError(
                 f"{name} is not affine as it is configured (its step differs from its own linear part by "
-                f"{float(difference):.1g}): no step table describes it. Use a solver without a table through its pipeline."
+                f"{difference:.1g}): no step table describes it. Use a solver without a table through its pipeline."
             )
-    assert scale is not None  # both ways give it
     return SchedulerTable(
         table=table,
         nodes=frame.nodes,
@@ -169,15 +165,21 @@ def table_from_scheduler(scheduler: Any, **step_options: Any) -> SchedulerTable:
     )
 
 
+def _from_config(scheduler: Any, options: dict[str, Any], frame: Frame) -> StepTable | None:
+    stepper = known_stepper(scheduler, options)
+    try:
+        return None if stepper is None else stepper.table(frame.nodes)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        return None  # a configuration that is no sampler of ours may yet be one of the scheduler's
+
+
 def _initial_scale(scheduler: Any) -> float:
     """Flow-matching schedulers have no such member: their noise has deviation 1."""
     return float(getattr(scheduler, "init_noise_sigma", 1.0))
 
 
-def _read(scheduler: Any, options: dict[str, Any], treatment: Treatment) -> tuple[StepTable, Tensor]:
+def _read(scheduler: Any, options: dict[str, Any], treatment: Treatment) -> StepTable:
     """Probe without the limits, which are not affine and are done before the table."""
-    import copy
-
     name = type(scheduler).__name__
     if treatment.limits:
         scheduler = copy.deepcopy(scheduler)

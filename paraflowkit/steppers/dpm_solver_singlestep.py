@@ -75,7 +75,7 @@ class DPMSolverSinglestep(BaseStepper[DPMSolverSinglestepConfig]):
         return StepTable(a, b, s, wanted(c.algorithm))
 
     def _outputs(self, w: Weights, h: float, inner: list[float]) -> list[float]:
-        """Weights of the outputs, newest first; inner: distances in lambda of the later nodes from the group's first."""
+        """Weights of the outputs, newest first; inner: where the group's later nodes are in lambda, from its first."""
         if not inner:
             return [w.first]
         midpoint = self.config.solver_type == "midpoint"
