@@ -28,7 +28,7 @@ _HOMES = {
     "WindowPolicy": "paraflowkit.core.window",
     "Problem": "paraflowkit.core.problem",
     "make_problem": "paraflowkit.core.problem",
-    "make_grid": "paraflowkit.grid",
+    "make_grid": "paraflowkit.spacing",
     "StepTable": "paraflowkit.table",
     "Result": "paraflowkit.solution",
     "Solution": "paraflowkit.solution",

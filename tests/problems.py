@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from paraflowkit import registry
 from paraflowkit.core.model import VelocityModel
 from paraflowkit.core.problem import Problem, make_problem
 from paraflowkit.core.solver import ParallelSolver
@@ -33,6 +34,11 @@ STEPPERS: dict[str, BaseStepper[Any]] = {
     "ddim-0": DDIM(DDIMConfig(eta=0.0)),
     "ddim-1": DDIM(DDIMConfig(eta=1.0)),
 }
+
+
+def make_stepper(name: str, **settings: Any) -> BaseStepper[Any]:
+    """An installed stepper."""
+    return registry.get("stepper", name)(registry.config_class("stepper", name).model_validate(settings))
 
 
 def exact_solvers() -> dict[str, ParallelSolver[Any, Any]]:

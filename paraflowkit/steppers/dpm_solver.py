@@ -21,6 +21,9 @@ class DPMSolver(BaseStepper[DPMSolverConfig]):
     step to a clean end is of order 1. It is DPMSolverMultistepScheduler and EDMDPMSolverMultistepScheduler of
     diffusers, but for the third order of the SDE, whose correction there does not vanish with the step (a sign).
 
+    3M is kept as published, and converges with order 2: its second difference is half of what the integral's weight
+    needs. Single-step DPM-Solver, LMS and UniPC have order 3.
+
     .. code-block:: bibtex
 
         @inproceedings{lu2022dpmsolver,
@@ -41,7 +44,7 @@ class DPMSolver(BaseStepper[DPMSolverConfig]):
 
     def __init__(self, config: DPMSolverConfig) -> None:
         super().__init__(config)
-        self.order = config.order
+        self.order = min(config.order, 2)  # see above
 
     def table(self, nodes: TimeGrid) -> StepTable:
         """Raises ValueError where the algorithm does not exist on these nodes; the message names one that does."""
