@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from paraflowkit.core.solver import ParallelSolver as ParallelSolver
     from paraflowkit.core.stepper import BaseStepper as BaseStepper
     from paraflowkit.core.window import WindowPolicy as WindowPolicy
+    from paraflowkit.schedulers import table_from_scheduler as table_from_scheduler
     from paraflowkit.solution import Result as Result
     from paraflowkit.solution import Solution as Solution
     from paraflowkit.spacing import make_grid as make_grid
@@ -30,6 +31,7 @@ _HOMES = {
     "make_problem": "paraflowkit.core.problem",
     "make_grid": "paraflowkit.spacing",
     "StepTable": "paraflowkit.table",
+    "table_from_scheduler": "paraflowkit.schedulers",
     "Result": "paraflowkit.solution",
     "Solution": "paraflowkit.solution",
 }
