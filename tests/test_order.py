@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,11 @@ ALL = [(p, *case) for p in PROCESSES for case in CASES if (p, case[0]) != ("vp",
 @pytest.mark.parametrize(("name", "settings", "order"), FEW)
 def test_order(name: str, settings: dict[str, Any], order: int) -> None:
     check_order("flow" if name.startswith("flow") else "vp", name, settings, order, counts=(48, 96))
+
+
+def test_order_of_the_stepper_in_the_documentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "docs" / "examples")
+    check_order("vp", "own_stepper:Midpoint", {}, 2)
 
 
 @pytest.mark.slow

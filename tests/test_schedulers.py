@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -277,3 +279,11 @@ def test_guidance_and_conditions_reach_the_network() -> None:
     torch.testing.assert_close(out[0], expected[0])
     with pytest.raises(ValueError, match="as many guidance scales"):
         table.problem(net, (1, 2, 2), [0, 1], guidance=[1.0])
+
+
+def test_the_example_of_the_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    script = Path(__file__).parents[1] / "docs" / "examples" / "scheduler_table.py"
+    runpy.run_path(str(script))
+    printed = capsys.readouterr().out
+    assert printed.startswith("config: 10 calls instead of 25, rmse ")
+    assert float(printed.split()[-1]) < 1e-2
