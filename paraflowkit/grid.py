@@ -79,12 +79,23 @@ class TimeGrid:
         """The grid of some of the nodes, int64 ``(M,)``."""
         return TimeGrid(self.t[index], self.levels[index])
 
+    def interleave(self, t: Tensor, levels: Levels) -> TimeGrid:
+        """The grid with one more node within each step, for methods with inner stages.
+
+        Args:
+            t, levels: of the N nodes between, float64 ``(N,)``.
+        """
+        index = torch.arange(self.steps)
+        place = torch.stack([index, index + self.steps + 1], 1).flatten()
+        both = TimeGrid(torch.cat([self.t, t]), self.levels.then(levels))
+        return both.take(torch.cat([place, torch.tensor([self.steps])]))
+
     def coarse(self, steps: int) -> TimeGrid:
         """A grid of fewer steps through every so many nodes, both ends kept, spread as evenly as whole nodes allow.
 
         Raises:
             ValueError: not 1 ≤ steps ≤ N.
         """
-        if not 1 <= steps <= self.steps:
+        if int(steps) != steps or not 1 <= steps <= self.steps:
             raise ValueError(f"A coarse grid of {self.steps} steps has 1 … {self.steps} steps, got {steps}.")
         return self.take(torch.linspace(0, self.steps, steps + 1, dtype=torch.float64).round().long())

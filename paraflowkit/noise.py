@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
 
 import torch
 from torch import Tensor
+
+#: Stands in for alpha² = 0 where sigma / alpha must be finite; diffusers uses the same.
+SMALLEST_BAR = 2.0**-24
 
 __all__ = ["EDM", "VE", "VP", "FlowMatching", "Levels", "NoiseSchedule", "Prediction", "convert"]
 
@@ -51,6 +55,19 @@ class Levels:
         assert alpha is not None  # both are always there; this is for the type checker
         assert sigma is not None
         return Levels(alpha, sigma, pick(self.dalpha), pick(self.dsigma))
+
+    def then(self, other: Levels) -> Levels:
+        """These levels and the other's behind them, in vectors; without derivatives where either has none."""
+
+        def join(left: Tensor | None, right: Tensor | None) -> Tensor | None:
+            return None if left is None or right is None else torch.cat([left, right])
+
+        return Levels(
+            torch.cat([self.alpha, other.alpha]),
+            torch.cat([self.sigma, other.sigma]),
+            join(self.dalpha, other.dalpha),
+            join(self.dsigma, other.dsigma),
+        )
 
     @property
     def slopes(self) -> tuple[Tensor, Tensor]:
@@ -102,9 +119,13 @@ class NoiseSchedule(ABC):
             return Levels(self.alpha(t), self.sigma(t))
         return Levels(self.alpha(t), self.sigma(t), dalpha, dsigma)
 
-    def initial_scale(self) -> float:
-        """Standard deviation of the state at :attr:`start`, by which unit noise is multiplied."""
-        return float(self.sigma(torch.tensor(self.start, dtype=torch.float64)))
+    def initial_scale(self, alpha: float, sigma: float, data_std: float) -> float:
+        """Standard deviation of a start state, by which unit noise is multiplied: that of states at these levels.
+
+        A start without data (alpha = 0) is noise of deviation sigma; where the first node holds some data, its share
+        of the deviation is made up by noise too.
+        """
+        return math.hypot(sigma, alpha * data_std)
 
 
 @dataclass(frozen=True)
@@ -200,6 +221,12 @@ class VP(NoiseSchedule):
         """The products of (1 - beta) of all training steps, float64 ``(steps,)``."""
         return (1 - self.betas()).cumprod(0)
 
+    def _finite_log_ratios(self) -> Tensor:
+        """log(sigma / alpha) of the training steps. At zero terminal SNR the last is infinite, and is given a finite
+        place, that of alpha² = 2**-24 as in diffusers, so that the times before it can be told apart."""
+        bars = self.training_bars().clamp(min=SMALLEST_BAR if self.zero_terminal_snr else 0.0)
+        return (1 / bars - 1).log() / 2
+
     def alpha_bar(self, t: Tensor) -> Tensor:
         """alpha², float64. Raises ValueError outside -1 … steps - 1 and strictly between -1 and 0."""
         t = t.to(torch.float64)
@@ -214,7 +241,7 @@ class VP(NoiseSchedule):
         exact = torch.cat([last, bars])[whole.long() + 1]
         if not bool(between.any()):
             return exact
-        log_ratio = (1 / bars - 1).log() / 2
+        log_ratio = self._finite_log_ratios().to(t.device)
         low = t.floor().long().clamp(0, self.steps - 2)
         share = t - low
         log_ratio = torch.lerp(log_ratio[low], log_ratio[low + 1], share)
@@ -229,16 +256,14 @@ class VP(NoiseSchedule):
     def time_of(self, ratio: Tensor) -> Tensor:
         """Clamped to the training steps; 0, the clean end, is time -1."""
         ratio = ratio.to(torch.float64)
-        known = (1 / self.training_bars() - 1).sqrt().log().to(ratio.device)
-        value = ratio.clamp(min=1e-300).log()
+        known = self._finite_log_ratios().to(ratio.device)
+        value = ratio.clamp(1e-300, 1e300).log()
         high = torch.searchsorted(known, value.contiguous()).clamp(1, self.steps - 1)
         share = ((value - known[high - 1]) / (known[high] - known[high - 1])).clamp(0, 1)
-        # Beside an infinite level (zero terminal SNR) only the level itself is at the last step.
-        share = torch.where(known[high].isinf(), (value >= known[high]).to(share.dtype), share)
         return torch.where(ratio <= 0, -1.0, high - 1 + share)
 
-    def initial_scale(self) -> float:
-        """1: DDPM starts from unit noise, although its first state holds a trace of data."""
+    def initial_scale(self, alpha: float, sigma: float, data_std: float) -> float:
+        """1: states of data of unit deviation have it at every level, and DDPM starts so whatever the data."""
         return 1.0
 
 
@@ -272,6 +297,10 @@ class VE(NoiseSchedule):
 
     def time_of(self, ratio: Tensor) -> Tensor:
         return ratio.to(torch.float64)
+
+    def initial_scale(self, alpha: float, sigma: float, data_std: float) -> float:
+        """sigma, as in EDM: the first level is meant to drown the data."""
+        return sigma
 
     def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(t, dtype=torch.float64), torch.ones_like(t, dtype=torch.float64)

@@ -139,6 +139,11 @@ def solve(
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
     check_pair(problem.rule, solver)
+    if problem.nominal and solver.config.norm != "absolute" and solver.config.tolerance > 0:
+        raise ValueError(
+            f"The noise levels of this scheduler are not known, so the norm {solver.config.norm!r} means nothing: use "
+            "norm 'absolute'."
+        )
     started = time.perf_counter()
     steps, count, device = problem.steps, len(problem.x0), problem.x0.device
     settings = solver.config

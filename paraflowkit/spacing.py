@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import VE, VP, FlowMatching, Levels, NoiseSchedule
+from paraflowkit.noise import SMALLEST_BAR, VE, VP, FlowMatching, Levels, NoiseSchedule
 
 __all__ = ["CONVENTIONS", "SHAPES", "SPACINGS", "make_grid", "resolution_shift"]
 
@@ -29,7 +30,10 @@ def resolution_shift(
     if tokens < 1:
         raise ValueError(f"An image has at least one token, got {tokens}.")
     slope = (max_shift - base_shift) / (max_tokens - base_tokens)
-    return math.exp(base_shift + slope * (tokens - base_tokens))
+    mu = base_shift + slope * (tokens - base_tokens)
+    if mu > 100:
+        raise ValueError(f"An image of {tokens} tokens is beyond what the shift by resolution is made for.")
+    return math.exp(mu)
 
 
 def make_grid(
@@ -62,12 +66,14 @@ def make_grid(
         steps_offset: added to the ``leading`` times, as in diffusers.
         convention: how a VP process reads the spacing, as three families of diffusers' schedulers do: ``ddim`` (DDIM,
             DDPM) rounds times; ``euler`` (Euler, Heun, LMS) keeps fractional ``linspace`` times and interpolates sigma
-            / alpha; ``dpm`` (DPM-Solver, UniPC) takes N + 1 times and leaves out the one nearest to the data.
-        shape: of the noise levels between the ends of the spacing: ``karras`` (Karras et al. 2022, equation 5),
-            ``exponential`` (equal steps of their logarithm) or ``beta`` (quantiles of Beta(0.6, 0.6), Lee et al. 2024).
+            / alpha; ``dpm`` (DPM-Solver, UniPC) takes N + 1 times and leaves out the one nearest to the data, spans
+            shapes from the last training step to the first, and tells the network whole times.
+        shape: of the noise levels between the ends of the spacing, or of a VE process: ``karras`` (Karras et al. 2022,
+            equation 5), ``exponential`` (equal steps of their logarithm) or ``beta`` (quantiles of Beta(0.6, 0.6), Lee
+            et al. 2024).
         sigmas: the levels themselves, from noise to data without the final 0, such as a list of Align Your Steps.
-            Levels are sigma / alpha for VP, VE and EDM and sigma for flow matching. A list of another length than N is
-            interpolated in its logarithm (Sabour et al. 2024).
+            Levels are sigma / alpha for VP, VE and EDM and sigma for flow matching, which are then shifted. A list of
+            another length than N is interpolated in its logarithm (Sabour et al. 2024).
         times: the times themselves, in place of ``sigmas``.
         rho: exponent of ``karras``. sigma_min, sigma_max: ends of the shapes, in place of the spacing's.
         shift_terminal: flow levels are stretched so that the last one before the end is this.
@@ -75,71 +81,68 @@ def make_grid(
 
     Raises:
         ValueError: an unknown name, N < 1, N above the training steps, a level outside the process, or a setting that
-            the process does not have; the message names the remedy.
+            the process or the other settings leave without effect; the message names the remedy.
     """
-    if steps < 1:
-        raise ValueError(f"A grid needs at least one step, got {steps}.")
+    if int(steps) != steps or steps < 1:
+        raise ValueError(f"A grid needs a whole number of steps, at least one, got {steps}.")
     for name, value, known in (
         ("spacing", spacing, SPACINGS),
         ("convention", convention, CONVENTIONS),
         ("final", final, ("zero", "sigma_min")),
+        ("shape", shape or SHAPES[0], SHAPES),
     ):
         if value not in known:
-            raise ValueError(f"Unknown {name} {value!r}: use one of {', '.join(known)}.")
-    if shape is not None and shape not in SHAPES:
-        raise ValueError(f"Unknown shape {shape!r}: use one of {', '.join(SHAPES)}.")
+            home = f" {value!r} is a shape." if name == "spacing" and value in SHAPES else ""
+            raise ValueError(f"Unknown {name} {value!r}: use one of {', '.join(known)}.{home}")
+    listed = sigmas is not None or times is not None
     if sum(value is not None for value in (shape, sigmas, times)) > 1:
         raise ValueError("'shape', 'sigmas' and 'times' each place the nodes: give one of them.")
-    if not isinstance(noise, FlowMatching):
-        for name, given in (("shift", shift != 1.0), ("shift_terminal", shift_terminal is not None)):
-            if given:
-                raise ValueError(f"'{name}' is a setting of flow-matching grids only: leave it out.")
+    flow, vp = isinstance(noise, FlowMatching), isinstance(noise, VP)
+    for name, given, works, where in (
+        ("shift", shift != 1.0, flow and times is None, "of flow-matching grids that are not listed by time"),
+        ("shift_terminal", shift_terminal is not None, flow and times is None, "of flow-matching grids"),
+        ("convention", convention != "ddim", vp, "of VP grids"),
+        ("steps_offset", steps_offset != 0, vp and spacing == "leading", "of VP grids with 'leading' spacing"),
+        ("final: sigma_min", final == "sigma_min", vp, "of VP grids; the others end at zero"),
+        ("rho", rho != 7.0, shape == "karras", "of the shape 'karras'"),
+        ("sigma_min", sigma_min is not None, shape is not None, "of shapes; see also 'sigmas' and 'final'"),
+        ("sigma_max", sigma_max is not None, shape is not None, "of shapes; see also 'sigmas'"),
+        (f"spacing: {spacing}", spacing != "uniform", not listed, "of grids without a list of 'sigmas' or 'times'"),
+    ):
+        if given and not works:
+            raise ValueError(f"'{name}' is a setting {where}: leave it out.")
     if isinstance(noise, VP):
         time, level = _vp(noise, steps, spacing, steps_offset, convention)
     elif isinstance(noise, FlowMatching):
-        level = _flow(steps, spacing, shift, shift_terminal)
+        given = _interpolate(_list(sigmas, "sigmas"), steps) if sigmas is not None else None
+        level = _flow(steps, spacing, shift, shift_terminal, given)
         time = 1 - level
     else:
         if spacing != "uniform":
             raise ValueError(f"Spacing {spacing!r} is one of VP and flow-matching grids: use 'uniform' or a shape.")
         time = level = _ends(noise, steps)
-    if shape is not None or sigmas is not None or times is not None:
-        if times is not None:
-            low, high = sorted((noise.start, noise.end))
-            listed = _list(times, "times")
-            if bool((listed < max(low, 0.0)).any()) or bool((listed > high).any()):
-                raise ValueError(f"'times' must lie in {max(low, 0.0):g} … {high:g}, the times of the process.")
-            values = _level_of(noise, listed)
-            level = _interpolate(values, steps)
-        elif shape is not None:
-            whole = isinstance(noise, VP) and convention == "dpm"
-            level = _shape(noise, shape, level, steps, rho, sigma_min, sigma_max, whole)
-        else:
-            level = _interpolate(_list(sigmas or (), "sigmas"), steps)
-        _check_levels(noise, level)
-        time = 1 - level if isinstance(noise, FlowMatching) else noise.time_of(level)
-        if isinstance(noise, VP) and convention == "ddim":
-            time = time.round()
-            level = _level_of(noise, time)
+    if times is not None:
+        time = _list(times, "times")
+        low, high = sorted((noise.start, 0.0 if vp else noise.end))
+        if bool((time < low).any()) or bool((time > high).any()):
+            raise ValueError(f"'times' must lie in {low:g} … {high:g}, the times of the process.")
+        level = _interpolate(_level_of(noise, time), steps)
+        time = time if len(time) == steps else noise.time_of(level)
+    elif sigmas is not None and not flow:
+        level = _interpolate(_list(sigmas, "sigmas"), steps)
+        time = noise.time_of(level)
+    elif shape is not None:
+        whole = isinstance(noise, VP) and convention == "dpm"
+        level = _shape(noise, shape, level, steps, rho, sigma_min, sigma_max, whole)
+        time = 1 - level if flow else noise.time_of(level)
+        if isinstance(noise, VP) and convention == "dpm":
+            # diffusers rounds the times of Karras's levels, except on the cosine schedule, and cuts off the others.
+            rounded = shape == "karras" and noise.schedule != "cosine"
+            time = time.round() if rounded else (time + 1e-6).floor()
     _check_levels(noise, level)
-    levels = _levels(noise, level)
-    if final == "sigma_min" and isinstance(noise, (FlowMatching, VE)):
-        raise ValueError("'final: sigma_min' is a setting of VP grids: a flow or VE grid ends at zero.")
     end = noise.levels(torch.tensor([0.0 if final == "sigma_min" else noise.end], dtype=torch.float64))
     last = torch.tensor([noise.end], dtype=torch.float64)
-
-    def join(left: Tensor | None, right: Tensor | None) -> Tensor | None:
-        return None if left is None or right is None else torch.cat([left, right])
-
-    return TimeGrid(
-        torch.cat([time, last]),
-        Levels(
-            torch.cat([levels.alpha, end.alpha]),
-            torch.cat([levels.sigma, end.sigma]),
-            join(levels.dalpha, end.dalpha),
-            join(levels.dsigma, end.dsigma),
-        ),
-    )
+    return TimeGrid(torch.cat([time, last]), _levels(noise, level).then(end))
 
 
 def _vp(noise: VP, steps: int, spacing: str, offset: int, convention: str) -> tuple[Tensor, Tensor]:
@@ -147,25 +150,24 @@ def _vp(noise: VP, steps: int, spacing: str, offset: int, convention: str) -> tu
     total = noise.steps
     if steps > total:
         raise ValueError(f"{steps} steps are more than the {total} that the process was trained with.")
-    if offset and spacing != "leading":
-        raise ValueError("'steps_offset' is a setting of the 'leading' spacing: leave it at 0.")
-    count = torch.arange(steps, dtype=torch.float64)
     extra = 1 if convention == "dpm" else 0
+    # NumPy's own arithmetic, as in diffusers: halves are rounded by the last bit of these sums.
     if spacing == "linspace":
-        time = torch.linspace(0, total - 1, steps + extra, dtype=torch.float64).flip(0)[:steps]
-        time = time if convention == "euler" else time.round()
+        place = np.linspace(0, total - 1, steps + extra)[::-1][:steps].copy()
+        time = torch.from_numpy(place if convention == "euler" else place.round())
     elif spacing == "leading":
-        time = (count.flip(0) + extra) * (total // (steps + extra)) + offset
+        time = (torch.arange(steps, dtype=torch.float64).flip(0) + extra) * (total // (steps + extra)) + offset
         if time[0] > total - 1:
             raise ValueError(f"steps_offset {offset} moves the first time past the last training step.")
     else:
-        time = (total - total / steps * count).round() - 1
+        time = torch.from_numpy(np.arange(total, 0, -total / steps).round()[:steps] - 1)
     if len(time) > 1 and bool((time.diff() >= 0).any()):
         raise ValueError(f"{steps} steps of spacing {spacing!r} repeat a training step: take fewer steps.")
-    if convention != "euler":
+    if convention == "ddim":
         return time, _level_of(noise, time)
+    bars = noise.training_bars().clamp(min=SMALLEST_BAR if noise.zero_terminal_snr else 0.0)
     # The Euler family of diffusers interpolates sigma / alpha itself, not its logarithm, at fractional times.
-    known = (1 / noise.training_bars() - 1).sqrt()
+    known = (1 / bars - 1).sqrt()
     low = time.floor().long().clamp(0, max(total - 2, 0))
     share = time - low
     return time, torch.where(
@@ -173,15 +175,17 @@ def _vp(noise: VP, steps: int, spacing: str, offset: int, convention: str) -> tu
     )
 
 
-def _flow(steps: int, spacing: str, shift: float, terminal: float | None) -> Tensor:
-    """sigma of the N nodes before the last."""
-    if not shift > 0:
+def _flow(steps: int, spacing: str, shift: float, terminal: float | None, given: Tensor | None) -> Tensor:
+    """sigma of the N nodes before the last; given: the list to be shifted."""
+    if not 0 < shift < math.inf:
         raise ValueError(f"'shift' must be positive, got {shift}.")
 
     def shifted(value: Tensor) -> Tensor:
         return shift * value / (1 + (shift - 1) * value)
 
-    if spacing == "uniform":
+    if given is not None:
+        level = shifted(given)
+    elif spacing == "uniform":
         level = shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1])
     elif spacing == "linspace":
         # diffusers shifts twice here: the range that it remembers is shifted already.
@@ -215,16 +219,20 @@ def _shape(
     if isinstance(noise, VE):
         low, high = noise.sigma_min, noise.sigma_max
     elif whole and isinstance(noise, VP):
-        ends = _level_of(noise, torch.tensor([0.0, noise.start], dtype=torch.float64))
-        low, high = float(ends[0]), float(ends[1])
+        bars = noise.training_bars()[[0, -1]].clamp(min=SMALLEST_BAR if noise.zero_terminal_snr else 0.0)
+        low, high = (1 / bars - 1).sqrt().tolist()
     low, high = least if least is not None else low, most if most is not None else high
     if not 0 < low <= high < math.inf:
         raise ValueError(f"shape {name!r} needs 0 < sigma_min <= sigma_max < infinity, got {low:g} and {high:g}.")
-    if rho <= 0:
+    if not 0 < rho < math.inf:
         raise ValueError(f"'rho' must be positive, got {rho}.")
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     if name == "karras":
-        return (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+        first, last = (torch.tensor(v, dtype=torch.float64) ** (1 / rho) for v in (high, low))
+        level = (first + ramp * (last - first)) ** rho
+        if not bool(level.isfinite().all()):
+            raise ValueError(f"'rho' of {rho:g} gives levels that are not finite: use one nearer to 7.")
+        return level
     if name == "exponential":
         return torch.lerp(torch.tensor(math.log(high)).double(), torch.tensor(math.log(low)).double(), ramp).exp()
     from scipy.stats import beta  # imported here: it takes a second, and one shape needs it
@@ -238,6 +246,10 @@ def _list(values: Sequence[float], name: str) -> Tensor:
         listed = listed[:-1]
     if not len(listed):
         raise ValueError(f"'{name}' is an empty list: give the nodes from noise to data, without the end.")
+    wrong = ~listed.isfinite() | (listed <= 0 if name == "sigmas" else torch.zeros_like(listed, dtype=torch.bool))
+    if bool(wrong.any()):
+        kind = "positive and finite" if name == "sigmas" else "finite"
+        raise ValueError(f"'{name}' must be {kind}, got {float(listed[wrong][0]):g}.")
     return listed
 
 
@@ -245,6 +257,13 @@ def _interpolate(level: Tensor, steps: int) -> Tensor:
     """Levels of another number, interpolated in their logarithm over their index; both ends stay."""
     if len(level) == steps:
         return level
+    if bool((level <= 0).any()) or bool(level.isinf().any()):
+        raise ValueError(
+            f"A list of {len(level)} nodes for {steps} steps is interpolated, which needs some data and some noise at "
+            f"each of them: leave out the end, or give {steps} nodes."
+        )
+    if len(level) == 1:
+        raise ValueError(f"A list of 1 node says nothing about {steps} steps: give at least two.")
     place = torch.linspace(0, len(level) - 1, steps, dtype=torch.float64)
     low = place.floor().long().clamp(max=max(len(level) - 2, 0))
     high = (low + 1).clamp(max=len(level) - 1)
@@ -267,7 +286,7 @@ def _check_levels(noise: NoiseSchedule, level: Tensor) -> None:
     if bool((level < low * (1 - slack)).any()) or bool((level > high * (1 + slack)).any()) or bool((level <= 0).any()):
         raise ValueError(
             f"Noise levels from {float(level.max()):g} to {float(level.min()):g} leave the process, which has "
-            f"{high:g} to {low:g}: move them inside."
+            f"{high:g} to {low:g}, the end left out: move them inside."
         )
     if len(level) > 1 and bool((level.diff() >= 0).any()):
         raise ValueError("Noise levels must fall strictly from noise to data.")

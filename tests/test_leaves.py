@@ -71,7 +71,7 @@ def test_processes() -> None:
         (lambda: VP(beta_start=0.5, beta_end=0.1), "beta_start <= beta_end"),
         (lambda: VP().alpha(torch.tensor([1000.0])), "must lie in -1 … 999"),
         (lambda: VE(sigma_max=0.001), "sigma_min < sigma_max"),
-        (lambda: make_grid(VP(), 0), "at least one step"),
+        (lambda: make_grid(VP(), 0), "at least one, got 0"),
         (lambda: make_grid(VP(), 1001), "more than the 1000"),
         (lambda: make_grid(VP(), 10, "karass"), "Unknown spacing 'karass'"),
         (lambda: make_grid(FlowMatching(), 10, "leading"), "use 'uniform'"),

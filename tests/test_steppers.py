@@ -81,7 +81,7 @@ SPACING: dict[str, dict[str, Any]] = {
     "vp": {"spacing": "leading", "steps_offset": 1},
     "ve": {"shape": "karras"},
     "edm": {"shape": "exponential"},
-    "zero-snr": {"spacing": "trailing", "convention": "dpm"},
+    "zero-snr": {"spacing": "trailing"},
 }
 
 
@@ -384,5 +384,5 @@ def test_the_stepper_of_the_documentation(monkeypatch: pytest.MonkeyPatch) -> No
     p = problem(mixture("vp"), own, 6, 2)
     found = solve(p, ParaFlow(ParaFlowConfig(tolerance=0.0)), sliding(4))
     torch.testing.assert_close(found.x, sequential(p).x, rtol=1e-12, atol=1e-12)
-    with pytest.raises(ValueError, match="midpoint starts where there is some data"):
+    with pytest.raises(ValueError, match="midpoint needs some data at the start"):
         problem(mixture("flow"), own, 6)

@@ -14,12 +14,10 @@ class Midpoint(BaseStepper[ComponentConfig]):
 
     def nodes(self, grid: TimeGrid, noise: NoiseSchedule) -> TimeGrid:
         """Nodes of the grid and, between each two of them, one at the mean of their sigma / alpha."""
-        r = grid.ratio
-        if bool(r.isinf().any()):
-            raise ValueError("midpoint starts where there is some data: let the grid begin later, or use euler.")
-        middle = (r[:-1] + r[1:]) / 2
-        t = torch.stack([grid.t[:-1], noise.time_of(middle)], 1).flatten()
-        return TimeGrid.of(noise, torch.cat([t, grid.t[-1:]]))
+        if bool((grid.alpha == 0).any()):
+            raise ValueError("midpoint needs some data at the start: list grid.sigmas below 1, or use euler.")
+        t = noise.time_of((grid.ratio[:-1] + grid.ratio[1:]) / 2)
+        return grid.interleave(t, noise.levels(t))
 
     def table(self, nodes: TimeGrid) -> StepTable:
         alpha, r = nodes.alpha, nodes.ratio

@@ -14,7 +14,7 @@ from paraflowkit.core.model import VelocityModel
 from paraflowkit.core.stepper import BaseStepper, StepRule
 from paraflowkit.core.treatment import Treatment, rescale_guidance
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import VP, Prediction, convert
+from paraflowkit.noise import VP, NoiseSchedule, Prediction, convert
 
 #: Evaluates network rows: (x, node index int64, cond) -> output. Fabric's evaluator spreads them over devices.
 Evaluate = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
@@ -34,6 +34,7 @@ class Problem:
         treatment: limits on the data prediction, from which other parameterisations are derived again, and the
             rescaling of guided outputs.
         learned_variance: the network's output has twice the channels, the second half a DDPM step's variance.
+        nominal: the noise levels of the nodes are made up, so norms that divide by them mean nothing.
     """
 
     evaluate: Evaluate
@@ -47,12 +48,21 @@ class Problem:
     guidance: Tensor | None = None
     treatment: Treatment = field(default_factory=Treatment)
     learned_variance: bool = False
+    nominal: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.seeds) != len(self.x0):
-            raise ValueError(f"A problem of {len(self.x0)} samples needs as many seeds, got {len(self.seeds)}.")
-        if self.guidance is not None and bool((self.guidance != 1).any()) and self.uncond is None:
-            raise ValueError("Guidance other than 1 needs a model with an unconditional branch: use guidance 1.")
+        for name, value in (("seeds", self.seeds), ("conditions", self.cond), ("unguided conditions", self.uncond)):
+            if value is not None and len(value) != len(self.x0):
+                raise ValueError(f"A problem of {len(self.x0)} samples needs as many {name}, got {len(value)}.")
+        if not len(self.x0):
+            raise ValueError("There is nothing to sample: give at least one seed.")
+        if not self.x0.is_floating_point():
+            raise ValueError(f"States must be floating-point numbers, got {self.x0.dtype}.")
+        if self.guidance is not None:
+            if not bool(self.guidance.isfinite().all()):
+                raise ValueError("Guidance scales must be finite.")
+            if bool((self.guidance != 1).any()) and (self.uncond is None or self.cond is None):
+                raise ValueError("Guidance other than 1 needs a condition and an unconditional branch: use guidance 1.")
         if self.nodes.steps != self.rule.steps:
             raise ValueError(f"The sampler has {self.rule.steps} steps and the grid {self.nodes.steps}.")
         if self._keeps_variance and not self.learned_variance:
@@ -63,8 +73,12 @@ class Problem:
         if blind and self.rule.wants is not Prediction.NOISE:
             raise ValueError(
                 "At a node without data (zero terminal SNR, or the start of a flow) a predicted noise says nothing "
-                "about the data: use a network that predicts v, velocity or data, or a grid that starts later."
+                "about the data: use a network that predicts the data, v (VP) or the velocity (flow), or list "
+                "grid.sigmas that start where there is data."
             )
+
+        here, one = self.nodes.levels[slice(0, -1)], self.nodes.alpha.new_ones(self.nodes.steps, 1)
+        convert(one, one, here, self.prediction, self.wants)  # refuses what this process does not have
 
     @property
     def wants(self) -> Prediction:
@@ -144,6 +158,23 @@ class Problem:
         return convert(m, x, self.nodes.levels[node], self.wants, Prediction.DATA)
 
 
+def _check_process(noise: NoiseSchedule, nodes: TimeGrid) -> None:
+    """Raise ValueError for a grid of another process. Times may be rounded, so only gross differences count."""
+    try:
+        own = noise.levels(nodes.t)
+    except ValueError:
+        own = None
+    if own is not None:
+        apart = (own.alpha - nodes.alpha).abs() > 0.5
+        apart |= (own.sigma - nodes.sigma).abs() > 0.5 * nodes.sigma.clamp(min=1)
+        if not bool(apart.any()):
+            return
+    raise ValueError(
+        f"The grid's times and noise levels are not those of the model's process, {type(noise).__name__}: make it with "
+        "make_grid(model.noise, …)."
+    )
+
+
 def make_problem(
     model: VelocityModel,
     stepper: BaseStepper[Any],
@@ -165,7 +196,7 @@ def make_problem(
         model, stepper, grid: the pieces. seeds: one a sample.
         classes, prompts: what each sample should show; None leaves the model unconditional.
         guidance: classifier-free guidance scale, one for all or one a sample.
-        x0: start states ``(samples, *shape)``; by default drawn from the seeds.
+        x0: states ``(samples, *shape)`` at the sampler's first node; by default noise drawn from the seeds.
         dtype, device: of the states. treatment: limits on the data prediction and guidance rescaling.
         evaluate: where rows are evaluated; by default the model is called as it is.
 
@@ -181,6 +212,7 @@ def make_problem(
             "network that predicts data, noise or velocity."
         )
     nodes = stepper.nodes(grid, model.noise)
+    _check_process(model.noise, nodes)
     rule = stepper.rule(nodes)
     for name, values in (("classes", classes), ("prompts", prompts)):
         if values is not None and len(values) != count:
@@ -194,9 +226,13 @@ def make_problem(
         raise ValueError("Guidance other than 1 needs classes or prompts: give them, or use guidance 1.")
     uncond = model.null_condition(cond) if cond is not None and needs_free else None
     if x0 is None:
-        # A method may start from more noise than the grid (EDM's churn).
-        scale = model.noise.initial_scale() * float(nodes.sigma[0] / grid.sigma[0])
+        if float(nodes.sigma[0]) == 0:
+            raise ValueError("The grid starts without noise, so its start cannot be drawn: give x0.")
+        # At the sampler's own first node: it may start from more noise than the grid (EDM's churn).
+        scale = model.noise.initial_scale(float(nodes.alpha[0]), float(nodes.sigma[0]), model.data_std)
         x0 = torch.stack([draw(seed, 0, model.shape) for seed in seeds]) * scale
+    elif x0.shape != (count, *model.shape):
+        raise ValueError(f"x0 must have the shape {(count, *model.shape)}, got {tuple(x0.shape)}.")
     if evaluate is None:
         times = nodes.t.to(device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -31,8 +32,8 @@ def rescale_guidance(guided: Tensor, conditional: Tensor, share: float) -> Tenso
     Source: Lin et al., Common Diffusion Noise Schedules and Sample Steps Are Flawed, WACV 2024, equations 15 and 16.
     """
     over = tuple(range(1, guided.ndim))
-    # A constant output has no deviation to restore.
-    scale = conditional.std(over, keepdim=True) / guided.std(over, keepdim=True).clamp(min=1e-12)
+    wanted, got = (value.std(over, correction=0, keepdim=True) for value in (conditional, guided))
+    scale = torch.where(got > 0, wanted / got, 1.0)  # a constant output has no deviation to restore
     return share * guided * scale + (1 - share) * guided
 
 
@@ -55,11 +56,11 @@ class Treatment:
     guidance_rescale: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.clip is not None and self.clip <= 0:
+        if self.clip is not None and not 0 < self.clip < math.inf:
             raise ValueError(f"'clip' must be positive, got {self.clip}: leave it out to clip nothing.")
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise ValueError(f"'threshold' is a quantile, above 0 and at most 1, got {self.threshold}.")
-        if self.threshold_max < 1:
+        if not 1 <= self.threshold_max < math.inf:
             raise ValueError(f"'threshold_max' must be at least 1, got {self.threshold_max}.")
         if not 0 <= self.guidance_rescale <= 1:
             raise ValueError(f"'guidance_rescale' must lie in 0 … 1, got {self.guidance_rescale}.")

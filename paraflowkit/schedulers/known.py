@@ -13,6 +13,7 @@ from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.core.treatment import Treatment
 from paraflowkit.grid import TimeGrid
 from paraflowkit.noise import Levels, Prediction
+from paraflowkit.schedulers.loop import Refusal
 from paraflowkit.steppers.configs import (
     DDIMConfig,
     DDPMConfig,
@@ -69,6 +70,13 @@ def _frame(t: Tensor, levels: Levels, prediction: Prediction, sign: float = 1.0)
     return Frame(TimeGrid(t, levels), prediction, zeros, torch.full_like(zeros, sign))
 
 
+def _kind(scheduler: Any) -> Prediction:
+    given = scheduler.config.prediction_type
+    if given not in _KINDS:
+        raise Refusal(f"{type(scheduler).__name__} has the unknown prediction_type {given!r}: use {', '.join(_KINDS)}.")
+    return _KINDS[given]
+
+
 def _sigmas(scheduler: Any) -> Tensor:
     return scheduler.sigmas.double().cpu()
 
@@ -85,12 +93,12 @@ def _flow_levels(sigma: Tensor) -> Levels:
 def _exploding(scheduler: Any) -> Frame:
     """alpha = 1: the states of the k-diffusion family, whose networks see ``x / sqrt(sigma² + 1)``."""
     sigma = _sigmas(scheduler)
-    return _frame(_times(scheduler), Levels(torch.ones_like(sigma), sigma), _KINDS[scheduler.config.prediction_type])
+    return _frame(_times(scheduler), Levels(torch.ones_like(sigma), sigma), _kind(scheduler))
 
 
 def _preserving(scheduler: Any) -> Frame:
     """The DPM-Solver family: sigma / alpha is listed and states are variance-preserving, or flow levels are listed."""
-    sigma, kind = _sigmas(scheduler), _KINDS[scheduler.config.prediction_type]
+    sigma, kind = _sigmas(scheduler), _kind(scheduler)
     if scheduler.config.get("use_flow_sigmas"):
         # Their velocity points from data to noise, ours the way that sampling goes.
         return _frame(1 - sigma, _flow_levels(sigma), kind, -1.0 if kind is Prediction.VELOCITY else 1.0)
@@ -104,7 +112,7 @@ def _training_times(scheduler: Any) -> Frame:
     last = getattr(scheduler, "final_alpha_cumprod", torch.tensor(1.0)).double().reshape(1)
     bar = torch.cat([bars[scheduler.timesteps.cpu().long()], last])
     levels = Levels(bar.sqrt(), (1 - bar).sqrt())
-    return _frame(_times(scheduler), levels, _KINDS[scheduler.config.prediction_type])
+    return _frame(_times(scheduler), levels, _kind(scheduler))
 
 
 def _flow(scheduler: Any) -> Frame:
@@ -218,7 +226,9 @@ KNOWN: dict[str, tuple[_Reader, _Maker]] = {
 READ_AS: dict[str, _Reader] = {
     "DEISMultistepScheduler": _preserving,
     "FlowMatchLCMScheduler": _flow,
+    "LCMScheduler": _training_times,
     "SASolverScheduler": _preserving,
+    "TCDScheduler": _training_times,
 }
 
 
@@ -228,17 +238,33 @@ def _find(scheduler: Any, table: dict[str, Any]) -> Any:
 
 
 def known_stepper(scheduler: Any, options: dict[str, Any]) -> Stepper | None:
-    """The stepper that a scheduler is by its configuration, or None."""
+    """The stepper that a scheduler is by its configuration, or None.
+
+    Raises:
+        ValueError: by its configuration it would be a stepper with settings that do not exist.
+    """
     entry = _find(scheduler, KNOWN)
     return None if entry is None else entry[1](scheduler, options)
 
 
 def read_frame(scheduler: Any) -> Frame:
-    """How a scheduler's states are to be read; made-up levels for one that is not known."""
+    """How a scheduler's states are to be read; made-up levels for one that is not known.
+
+    Raises:
+        Refusal: its configuration makes no sense.
+    """
     entry = _find(scheduler, KNOWN)
     reader = entry[0] if entry is not None else _find(scheduler, READ_AS)
     if reader is not None:
-        frame: Frame = reader(scheduler)
+        try:
+            frame: Frame = reader(scheduler)
+        except Refusal:
+            raise
+        except Exception as error:
+            raise Refusal(
+                f"{type(scheduler).__name__}'s noise levels cannot be read, its configuration seems not to fit itself: "
+                f"{error}"
+            ) from error
         if frame.nodes.steps == len(scheduler.timesteps):
             return frame
     alpha = torch.linspace(0, 1, len(scheduler.timesteps) + 1, dtype=torch.float64)
@@ -251,4 +277,4 @@ def treatment_of(scheduler: Any) -> Treatment:
     c = scheduler.config
     if c.get("thresholding"):
         return Treatment(threshold=c.dynamic_thresholding_ratio, threshold_max=c.sample_max_value)
-    return Treatment(clip=c.clip_sample_range) if c.get("clip_sample") else Treatment()
+    return Treatment(clip=c.get("clip_sample_range", 1.0)) if c.get("clip_sample") else Treatment()

@@ -11,6 +11,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
+class Refusal(ValueError):
+    """A scheduler that cannot be a step table, in a sentence of ours."""
+
+
 class _Noise(TorchFunctionMode):
     """Hands out the tensors it was given in place of what ``torch.randn`` would draw."""
 
@@ -33,17 +37,27 @@ class _Noise(TorchFunctionMode):
 
 
 def fresh(scheduler: Any) -> Any:
-    """A deep copy of a scheduler on which ``set_timesteps`` was called and ``step`` was not.
+    """A deep copy, tables on the CPU, of a scheduler on which ``set_timesteps`` was called and ``step`` was not.
 
     Raises:
-        ValueError: it has no steps yet, or has stepped already.
+        Refusal: it is no scheduler, has no steps yet, or has stepped already.
     """
     name = type(scheduler).__name__
-    if getattr(scheduler, "num_inference_steps", None) is None:
-        raise ValueError(f"{name} has no steps yet: call its set_timesteps first.")
-    if getattr(scheduler, "step_index", None) is not None:
-        raise ValueError(f"{name} has stepped already: call its set_timesteps again first.")
-    return copy.deepcopy(scheduler)
+    if isinstance(scheduler, type) or not all(hasattr(scheduler, k) for k in ("config", "step", "set_timesteps")):
+        raise Refusal(f"table_from_scheduler takes a configured scheduler object of diffusers, got {scheduler!r}.")
+    counted = getattr(scheduler, "num_inference_steps", None) is not None or getattr(
+        scheduler, "custom_timesteps", False
+    )
+    if not counted or getattr(scheduler, "timesteps", None) is None:
+        raise Refusal(f"{name} has no steps yet: call its set_timesteps first.")
+    # Not every scheduler counts its steps; DDIM does not, and need not.
+    if getattr(scheduler, "step_index", None) is not None or getattr(scheduler, "counter", 0):
+        raise Refusal(f"{name} has stepped already: call its set_timesteps again first.")
+    made = copy.deepcopy(scheduler)
+    for key, value in vars(made).items():
+        if isinstance(value, Tensor):
+            setattr(made, key, value.cpu())
+    return made
 
 
 def run(
@@ -55,7 +69,7 @@ def run(
     """Every step of the scheduler.
 
     Args:
-        scheduler: a fresh one. options: of its ``step``.
+        scheduler: it is copied. options: of its ``step``.
         inputs: (step, its last result or None) -> (state, raw network output), ``(rows, *shape)`` each.
         noise: step -> what it shall draw.
 
@@ -64,7 +78,7 @@ def run(
         step drew noise.
 
     Raises:
-        ValueError: a step draws more than once.
+        Refusal: a step draws more than once, or fails.
     """
     results: list[Tensor] = []
     scales: list[float] = []
@@ -81,11 +95,17 @@ def run(
                 scaled = mine.scale_model_input(scaled, t)
             scales.append(float(scaled.flatten()[0]))
             source.offer(noise(n).to(m.dtype))
-            after: Tensor = mine.step(m, t, x, return_dict=False, **options)[0]
+            try:
+                after: Tensor = mine.step(m, t, x, return_dict=False, **options)[0]
+            except Exception as error:
+                raise Refusal(
+                    f"{type(scheduler).__name__} fails in step {n} with plain states and outputs, so it cannot be read "
+                    f"as a step table: {type(error).__name__}: {error}"
+                ) from error
             draws = source.taken()
             source.offer(None)
             if draws > 1:
-                raise ValueError(
+                raise Refusal(
                     f"{type(scheduler).__name__} draws noise {draws} times in a step, and a step table has one."
                 )
             last = after

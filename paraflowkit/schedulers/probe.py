@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from paraflowkit.noise import Prediction
-from paraflowkit.schedulers.loop import run
+from paraflowkit.schedulers.loop import Refusal, run
 from paraflowkit.table import StepTable
 
 #: Weights below this share of a row's largest are rounding of the scheduler's float32.
@@ -23,7 +23,7 @@ def probe(scheduler: Any, options: dict[str, Any]) -> StepTable:
     a weight is the direct one.
 
     Raises:
-        ValueError: a step of zeros does not give zero, or a step uses the noise of another.
+        Refusal: a step of zeros does not give zero, or a step uses the noise of another.
     """
     steps = len(scheduler.timesteps)
     size = 3 * steps + 1
@@ -39,7 +39,7 @@ def probe(scheduler: Any, options: dict[str, Any]) -> StepTable:
     results, _, drew = run(scheduler, options, inputs, lambda n: unit(2 * steps + n))
     rows = torch.stack([r.double().flatten() for r in results])
     if bool((rows[:, -1].abs() > _NEGLIGIBLE).any()):
-        raise ValueError(f"{type(scheduler).__name__} does not map zeros to zero, so it has no step table.")
+        raise Refusal(f"{type(scheduler).__name__} does not map zeros to zero, so it has no step table.")
     rows = torch.where(rows.abs() > _NEGLIGIBLE * rows.abs().amax(1, keepdim=True), rows, 0.0)
     x, m, z = rows[:, :steps], rows[:, steps : 2 * steps], rows[:, 2 * steps : 3 * steps]
     step = torch.arange(steps)
@@ -52,7 +52,7 @@ def probe(scheduler: Any, options: dict[str, Any]) -> StepTable:
         a[n, j], b[n, j] = x[n, n - j], m[n, n - j]
     s = z.diagonal() * torch.tensor(drew)
     if bool((z - torch.diag(s)).any()):
-        raise ValueError(
+        raise Refusal(
             f"{type(scheduler).__name__} uses the noise of earlier steps again, which a step table does not hold."
         )
     # What the raw output is does not matter to the table: the caller names it.

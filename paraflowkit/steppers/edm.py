@@ -40,15 +40,8 @@ class EDMStochastic(BaseStepper[EDMConfig]):
         if gamma == 0 or not bool(churned.any()):
             return plain
         time = noise.time_of(r * (1 + gamma))
-        raised = noise.levels(time)
-        t = torch.where(churned, time, plain.t)
-        levels = plain.levels
-        return TimeGrid(
-            t,
-            type(levels)(
-                torch.where(churned, raised.alpha, levels.alpha), torch.where(churned, raised.sigma, levels.sigma)
-            ),
-        )
+        index = torch.arange(len(r)) + len(r) * churned  # plain nodes come first, raised ones behind them
+        return TimeGrid(torch.cat([plain.t, time]), plain.levels.then(noise.levels(time))).take(index)
 
     def table(self, nodes: TimeGrid) -> StepTable:
         """Raises ValueError where a node has no data, or one but the last no noise."""
