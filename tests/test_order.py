@@ -21,7 +21,7 @@ from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
 from paraflowkit.models.gaussian_mixture import GaussianMixture
 from paraflowkit.noise import VE, VP, FlowMatching, NoiseSchedule, Prediction, convert
-from paraflowkit.steppers._exponential import node_list, step_weights
+from paraflowkit.steppers._exponential import read, step_weights
 from paraflowkit.table import StepTable
 
 HIGH, LOW = 5.0, 0.25  # sigma / alpha at the ends
@@ -148,7 +148,7 @@ def test_3m_is_of_order_2_for_want_of_a_factor_2(algorithm: str) -> None:
 
     def corrected(p: Problem) -> StepTable:
         assert isinstance(p.rule, StepTable)
-        at, b = node_list(p.nodes), p.rule.b.clone()
+        at, b = read(p.nodes, "DPM-Solver"), p.rule.b.clone()
         for n in range(2, p.steps):
             lam = [at[n + i].log_snr for i in (-2, -1, 0, 1)]
             h = lam[3] - lam[2]

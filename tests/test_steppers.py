@@ -69,12 +69,12 @@ NONE = {
     ("flow-sde", "zero-snr"): "use ddpm or dpm-solver",
     ("clipped-ddim", "flow"): "use ddim",
     ("clipped-ddim", "zero-snr"): "use ddim",
-    ("heun", "flow"): "use flow-heun, or start later",
-    ("heun", "zero-snr"): "use flow-heun, or start later",
-    ("edm", "flow"): "use flow-heun, or start later",
-    ("edm", "zero-snr"): "use flow-heun, or start later",
-    ("lms", "flow"): "infinite",
-    ("lms", "zero-snr"): "infinite",
+    ("heun", "flow"): "use flow-heun or dpm-solver, or list grid.sigmas",
+    ("heun", "zero-snr"): "use dpm-solver, or list grid.sigmas",
+    ("edm", "flow"): "use flow-heun or dpm-solver, or list grid.sigmas",
+    ("edm", "zero-snr"): "use dpm-solver, or list grid.sigmas",
+    ("lms", "flow"): "use flow-heun or dpm-solver, or list grid.sigmas",
+    ("lms", "zero-snr"): "use dpm-solver, or list grid.sigmas",
 }
 SPACING: dict[str, dict[str, Any]] = {
     "flow": {"shift": 3.0},
@@ -326,6 +326,93 @@ def test_predictions_that_say_nothing_are_refused() -> None:
     for name in ("ddim", "euler", "ddpm", "dpm-solver", "unipc", "heun", "lms", "euler-ancestral"):
         with pytest.raises(ValueError, match="needs noise at every node but the last"):
             make_stepper(name).table(clean)
+    with pytest.raises(ValueError, match="set predict to 'data'"):
+        make_stepper("unipc", predict="noise").table(make_grid(FlowMatching(), 4))
+
+
+def test_the_start_has_the_deviation_of_its_level() -> None:
+    """Also where the grid starts below the process's own start, and where a method starts above the grid."""
+    ve = mixture("ve", VE(), spread=0.5)
+    few = make_grid(ve.noise, 6, shape="karras", sigma_max=5.0)
+    seeds = list(range(400))
+    p = make_problem(ve, make_stepper("ddim"), few, seeds, dtype=torch.float64)
+    assert float(p.x0.std()) == pytest.approx(5.0, rel=0.05)
+    x = sequential(make_problem(ve, make_stepper("heun"), few, seeds, dtype=torch.float64)).x
+    assert float(x.std()) == pytest.approx(ve.data_std, rel=0.15)
+    churned = make_problem(ve, make_stepper("edm", s_churn=3.0), few, seeds, dtype=torch.float64)
+    assert float(churned.x0.std() / p.x0.std()) == pytest.approx(2**0.5, rel=1e-6)
+    flow = mixture("flow", FlowMatching(), spread=0.5)
+    for first in (1.0, 0.7):
+        grid = make_grid(flow.noise, 3, sigmas=[first, 0.5, 0.2])
+        p = make_problem(flow, make_stepper("ddim"), grid, seeds, dtype=torch.float64)
+        assert float(p.x0.std()) == pytest.approx((first**2 + (1 - first) ** 2 * flow.data_std**2) ** 0.5, rel=0.05)
+    vp = mixture("vp", VP())
+    p = make_problem(vp, make_stepper("ddim"), make_grid(vp.noise, 2, sigmas=[1.0, 0.5]), seeds, dtype=torch.float64)
+    assert float(p.x0.std()) == pytest.approx(1.0, rel=0.05)
+
+
+def test_pieces_that_do_not_fit() -> None:
+    vp, flow = mixture("vp"), mixture("flow")
+    stepper: Any = make_stepper("ddim")
+    for model, noise in ((vp, FlowMatching()), (flow, VP()), (vp, VE()), (mixture("ve", VE()), VP())):
+        with pytest.raises(ValueError, match="not those of the model's process"):
+            make_problem(model, stepper, make_grid(noise, 4), [1])
+    grid = make_grid(vp.noise, 4)
+    with pytest.raises(ValueError, match=r"x0 must have the shape \(2, 5\), got \(2, 4\)"):
+        make_problem(vp, stepper, grid, [1, 2], x0=torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="floating-point"):
+        make_problem(vp, stepper, grid, [1], dtype=torch.int64)
+    with pytest.raises(ValueError, match="must be finite"):
+        make_problem(vp, stepper, grid, [1], classes=[0], guidance=float("nan"))
+    p = make_problem(vp, stepper, grid, [1, 2], classes=[0, 1], guidance=2.0)
+    assert p.uncond is not None
+    for change in ({"cond": p.uncond[:1]}, {"uncond": p.uncond[:1]}, {"seeds": (1,)}):
+        with pytest.raises(ValueError, match="A problem of 2 samples needs as many"):
+            dataclasses.replace(p, **change)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs a condition and an unconditional branch"):
+        dataclasses.replace(p, cond=None)
+    back = TimeGrid.of(FlowMatching(), torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
+    with pytest.raises(ValueError, match="starts without noise, so its start cannot be drawn"):
+        make_problem(flow, make_stepper("euler"), back, [1])
+
+
+def test_velocity_models_have_every_stepper_of_their_process() -> None:
+    """Nodes that a method puts in carry the derivatives too."""
+    for noise in (FlowMatching(), VE()):
+        model = mixture("flow", noise, prediction="velocity")
+        grid = make_grid(noise, 4, sigmas=[0.9, 0.6, 0.3, 0.1])
+        for name, settings in STEPPERS:
+            p = make_problem(model, make_stepper(name, **settings), grid, [1, 2], dtype=torch.float64)
+            assert bool(sequential(p).x.isfinite().all()), name
+
+
+def test_a_last_step_that_goes_nowhere() -> None:
+    """'leading' times end at 0, and so does a grid that stops at the least noise of training."""
+    model = mixture("vp", prediction="noise")
+    grid = make_grid(model.noise, 5, "leading", final="sigma_min")
+    assert float(grid.ratio[-1]) == float(grid.ratio[-2])
+    for name, settings in STEPPERS:
+        if not name.startswith("flow"):
+            p = make_problem(model, make_stepper(name, **settings), grid, [1, 2], dtype=torch.float64)
+            assert bool(sequential(p).x.isfinite().all()), name
+    twice = grid.take(torch.tensor([0, 1, 1, 2, 3]))
+    for name in ("dpm-solver", "unipc", "lms"):
+        with pytest.raises(ValueError, match="drop those that repeat"):
+            make_stepper(name).table(twice)
+
+
+@pytest.mark.parametrize("diffusion", ["sigma", "ratio"])
+def test_flow_sde_ends_at_the_data_prediction(diffusion: str) -> None:
+    for noise in (FlowMatching(), VE()):
+        model = mixture("flow", noise, prediction="data")
+        p = make_problem(
+            model, make_stepper("flow-sde", diffusion=diffusion), make_grid(noise, 3), [1, 2], dtype=torch.float64
+        )
+        found = sequential(p)
+        assert found.trajectory is not None
+        last = found.trajectory[:, -2]
+        data = model(last, p.nodes.t[-2:-1].expand(2), None)
+        torch.testing.assert_close(found.x, data, rtol=1e-9, atol=1e-9)
 
 
 def test_treatments() -> None:
@@ -343,6 +430,11 @@ def test_treatments() -> None:
     for wrong in ({"clip": 0.0}, {"threshold": 1.5}, {"threshold_max": 0.5}, {"guidance_rescale": 2.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Treatment(**wrong)
+    for name in ("clip", "threshold", "threshold_max", "guidance_rescale"):
+        with pytest.raises(ValueError, match=name):
+            Treatment(**{name: float("nan")})
+    alone = torch.tensor([[2.0]])
+    assert torch.equal(rescale_guidance(alone, 3 * alone, 1.0), alone)  # one value has no deviation
 
 
 @pytest.mark.parametrize("prediction", ["noise", "data", "v"])

@@ -180,7 +180,7 @@ def _unipc(scheduler: Any, options: dict[str, Any]) -> Stepper | None:
                 predict="data" if c.predict_x0 else "noise",
                 solver_type=c.solver_type,
                 lower_order_final=c.lower_order_final,
-                disable_corrector=tuple(c.disable_corrector),
+                disable_corrector=list(c.disable_corrector),
             )
         )
     )

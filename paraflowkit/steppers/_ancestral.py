@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from paraflowkit.grid import TimeGrid
+from paraflowkit.steppers._nodes import need_noise
 
 
 def posterior_std(nodes: TimeGrid, name: str) -> Tensor:
@@ -17,8 +18,7 @@ def posterior_std(nodes: TimeGrid, name: str) -> Tensor:
         ValueError: a state without noise is not the last one. name: of the stepper, for the message.
     """
     alpha, sigma = nodes.alpha, nodes.sigma
-    if bool((sigma[:-1] <= 0).any()):
-        raise ValueError(f"{name} needs noise at every node but the last: end the grid where sigma reaches 0.")
+    need_noise(nodes, name)
     # A schedule may start at alpha = 0 (flow matching): then the ratio is 0, all noise is new.
     kept = (alpha[:-1] * sigma[1:] / (alpha[1:] * sigma[:-1])).square()
     return sigma[1:] * (1 - kept).clamp(min=0).sqrt()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from paraflowkit.grid import TimeGrid
 from paraflowkit.noise import Prediction
+from paraflowkit.steppers._nodes import need_noise, need_steps
 
 
 @dataclass(frozen=True)
@@ -38,24 +39,25 @@ class Weights:
     s: float
 
 
-def node_list(nodes: TimeGrid) -> list[Node]:
-    return [Node(a, s) for a, s in zip(nodes.alpha.tolist(), nodes.sigma.tolist(), strict=True)]
-
-
 def wanted(algorithm: str) -> Prediction:
     return Prediction.DATA if algorithm.endswith("++") else Prediction.NOISE
 
 
-def check(nodes: list[Node], name: str, algorithm: str) -> None:
-    """Raise ValueError for nodes on which the method does not exist."""
-    if any(node.sigma == 0 for node in nodes[:-1]):
-        raise ValueError(f"{name} needs noise at every node but the last: end the grid where sigma reaches 0.")
+def read(nodes: TimeGrid, name: str) -> list[Node]:
+    """The nodes one by one. Raises ValueError where no exponential integrator exists on them."""
+    need_noise(nodes, name)
+    need_steps(nodes, name)
+    return [Node(a, s) for a, s in zip(nodes.alpha.tolist(), nodes.sigma.tolist(), strict=True)]
+
+
+def check(nodes: list[Node], algorithm: str) -> None:
+    """Raise ValueError for nodes on which one of DPM-Solver's algorithms does not exist."""
     if not algorithm.endswith("++") and any(node.alpha == 0 for node in nodes):
         raise ValueError(f"{algorithm} divides by alpha, which is 0 at the start of this grid: use {algorithm}++.")
     if algorithm == "sde-dpmsolver" and nodes[-1].sigma == 0:
         raise ValueError(
-            "sde-dpmsolver adds noise in its last step and cannot reach a clean end: use sde-dpmsolver++, or a grid "
-            "with final 'sigma_min'."
+            "sde-dpmsolver adds noise in its last step and cannot reach a clean end: use sde-dpmsolver++, or on VP a "
+            "grid with final 'sigma_min'."
         )
 
 

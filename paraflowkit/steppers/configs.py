@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -25,7 +25,9 @@ class ClippedDDIMConfig(ComponentConfig):
     eta: float = Field(default=0.0, ge=0, le=1, description="Noise: 0 is deterministic DDIM, 1 the DDPM posterior.")
     clip: float | None = Field(default=None, gt=0, description="Largest absolute value of the data prediction.")
     threshold: float | None = Field(default=None, gt=0, le=1, description="Quantile of dynamic thresholding.")
-    threshold_max: float = Field(default=1.0, ge=1, description="Largest limit of dynamic thresholding.")
+    threshold_max: float = Field(
+        default=1.0, ge=1, allow_inf_nan=False, description="Largest limit of dynamic thresholding."
+    )
 
     @model_validator(mode="after")
     def _one_limit(self) -> ClippedDDIMConfig:
@@ -38,7 +40,7 @@ class EulerAncestralConfig(ComponentConfig):
     """Settings of :class:`paraflowkit.steppers.euler_ancestral.EulerAncestral`."""
 
     eta: float = Field(default=1.0, ge=0, le=1, description="Share of the ancestral noise; 0 is Euler.")
-    s_noise: float = Field(default=1.0, ge=0, description="Factor of the noise that is added.")
+    s_noise: float = Field(default=1.0, ge=0, le=100, description="Factor of the noise that is added.")
 
 
 class DDPMConfig(ComponentConfig):
@@ -58,7 +60,9 @@ class DPMSolverConfig(ComponentConfig):
     algorithm: Literal["dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"] = Field(
         default="dpmsolver++", description="++ extrapolates the data prediction, the others the noise; sde adds noise."
     )
-    solver_type: Literal["midpoint", "heun"] = Field(default="midpoint", description="Of the second-order correction.")
+    solver_type: Literal["midpoint", "heun"] = Field(
+        default="midpoint", description="Weight of the second-order correction."
+    )
     lower_order_final: bool = Field(default=True, description="Lower order at the last two of fewer than 15 steps.")
     euler_at_final: bool = Field(default=False, description="Order 1 at the last step whatever their number.")
 
@@ -76,7 +80,7 @@ class DPMSolverSinglestepConfig(ComponentConfig):
     algorithm: Literal["dpmsolver++", "dpmsolver", "sde-dpmsolver++"] = Field(
         default="dpmsolver++", description="++ extrapolates the data prediction, dpmsolver the noise; sde adds noise."
     )
-    solver_type: Literal["midpoint", "heun"] = Field(default="midpoint", description="Of the corrections.")
+    solver_type: Literal["midpoint", "heun"] = Field(default="midpoint", description="Weights of the corrections.")
     lower_order_final: bool = Field(
         default=True,
         description="Lower orders at the end; otherwise the number of steps must be a multiple of `order`.",
@@ -104,22 +108,28 @@ class UniPCConfig(ComponentConfig):
     predict: Literal["data", "noise"] = Field(default="data", description="What is extrapolated.")
     solver_type: Literal["bh1", "bh2"] = Field(default="bh2", description="B(h) = h, or exp(h) - 1.")
     lower_order_final: bool = Field(default=True, description="Lower orders at the last steps.")
-    disable_corrector: tuple[int, ...] = Field(default=(), description="Steps whose end is not corrected.")
+    disable_corrector: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[], description="Steps, counted from 0, whose end is not corrected."
+    )
 
 
 class EDMConfig(ComponentConfig):
     """Settings of :class:`paraflowkit.steppers.edm.EDMStochastic`; the names of Karras et al. 2022."""
 
-    s_churn: float = Field(default=0.0, ge=0, description="Noise added over all steps; 0 is Heun.")
-    s_tmin: float = Field(default=0.0, ge=0, description="Noise is added from this sigma / alpha …")
-    s_tmax: float = Field(default=float("inf"), ge=0, description="… to this one.")
-    s_noise: float = Field(default=1.0, ge=0, description="Factor of the noise that is added.")
+    s_churn: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="Noise added over all steps; 0 is Heun.")
+    s_tmin: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="Noise is added from this sigma / alpha …"
+    )
+    s_tmax: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="… to this one, or wherever it is larger."
+    )
+    s_noise: float = Field(default=1.0, ge=0, le=100, description="Factor of the noise that is added.")
 
 
 class FlowSDEConfig(ComponentConfig):
     """Settings of :class:`paraflowkit.steppers.flow_sde.FlowSDE`."""
 
-    noise_level: float = Field(default=0.7, ge=0, description="0 is Euler on the velocity.")
+    noise_level: float = Field(default=0.7, ge=0, le=100, description="0 is Euler on the velocity.")
     diffusion: Literal["sigma", "ratio"] = Field(
         default="sigma", description="Squared diffusion: noise_level² times sigma, or times sigma / alpha."
     )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
-from paraflowkit.steppers._exponential import Weights, check, node_list, step_weights, wanted
+from paraflowkit.steppers._exponential import Weights, check, read, step_weights, wanted
 from paraflowkit.steppers.configs import DPMSolverConfig
 from paraflowkit.table import StepTable
 
@@ -49,8 +47,8 @@ class DPMSolver(BaseStepper[DPMSolverConfig]):
     def table(self, nodes: TimeGrid) -> StepTable:
         """Raises ValueError where the algorithm does not exist on these nodes; the message names one that does."""
         c, steps = self.config, nodes.steps
-        at = node_list(nodes)
-        check(at, "DPM-Solver", c.algorithm)
+        at = read(nodes, "DPM-Solver")
+        check(at, c.algorithm)
         columns = min(c.order, steps)
         a, b = torch.zeros(steps, columns, dtype=torch.float64), torch.zeros(steps, columns, dtype=torch.float64)
         s = torch.zeros(steps, dtype=torch.float64)
@@ -82,7 +80,7 @@ class DPMSolver(BaseStepper[DPMSolverConfig]):
             return [w.first + second * near, -second * near]
         far = h / back[1]
         # D1 = d0 + r0/(r0+r1) (d0 - d1) and D2 = (d0 - d1)/(r0+r1), d0 and d1 the divided differences and r = back/h.
-        share = back[0] / (back[0] + back[1]) if not math.isinf(back[0]) else 0.0
+        share = back[0] / (back[0] + back[1])
         inverse = h / (back[0] + back[1])
         of_near = w.second * (1 + share) + w.third * inverse
         of_far = -w.second * share - w.third * inverse

@@ -8,7 +8,7 @@ import torch
 
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
-from paraflowkit.steppers._exponential import Weights, check, node_list, step_weights, wanted
+from paraflowkit.steppers._exponential import Weights, check, read, step_weights, wanted
 from paraflowkit.steppers.configs import DPMSolverSinglestepConfig
 from paraflowkit.table import StepTable
 
@@ -56,8 +56,8 @@ class DPMSolverSinglestep(BaseStepper[DPMSolverSinglestepConfig]):
     def table(self, nodes: TimeGrid) -> StepTable:
         """Raises ValueError where the algorithm does not exist on these nodes; the message names one that does."""
         c, steps = self.config, nodes.steps
-        at = node_list(nodes)
-        check(at, "DPM-Solver", c.algorithm)
+        at = read(nodes, "DPM-Solver")
+        check(at, c.algorithm)
         orders = self.orders(steps, clean=at[-1].sigma == 0)
         if math.isinf(at[0].log_snr) and steps > 1:
             # Nothing can be extrapolated from a node without data: the first group begins after it.

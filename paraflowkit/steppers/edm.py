@@ -34,7 +34,7 @@ class EDMStochastic(BaseStepper[EDMConfig]):
         plain = grid.take(place)
         gamma = min(c.s_churn / grid.steps, math.sqrt(2) - 1)
         r = plain.ratio
-        churned = (r >= c.s_tmin) & (r <= c.s_tmax) & (r > 0) & r.isfinite()
+        churned = (r >= c.s_tmin) & (r <= (math.inf if c.s_tmax is None else c.s_tmax)) & (r > 0) & r.isfinite()
         churned[1::2] = False  # predicted nodes
         churned[-1] = False
         if gamma == 0 or not bool(churned.any()):

@@ -7,6 +7,7 @@ import torch
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
 from paraflowkit.noise import Prediction
+from paraflowkit.steppers._nodes import need_noise
 from paraflowkit.steppers.configs import EulerConfig
 from paraflowkit.table import StepTable
 
@@ -28,8 +29,7 @@ class Euler(BaseStepper[EulerConfig]):
             h = nodes.t.diff()[:, None]
             return StepTable(torch.ones_like(h), h, torch.zeros_like(h[:, 0]), Prediction.VELOCITY)
         alpha, sigma = nodes.alpha, nodes.sigma
-        if bool((sigma[:-1] <= 0).any()):
-            raise ValueError("Euler needs noise at every node but the last: end the grid where sigma reaches 0.")
+        need_noise(nodes, "Euler")
         carry = (sigma[1:] / sigma[:-1])[:, None]
         b = alpha[1:, None] - carry * alpha[:-1, None]
         return StepTable(carry, b, torch.zeros_like(b[:, 0]), Prediction.DATA)

@@ -7,6 +7,7 @@ import torch
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
 from paraflowkit.noise import Prediction
+from paraflowkit.steppers._nodes import need_noise
 from paraflowkit.steppers.configs import FlowSDEConfig
 from paraflowkit.table import StepTable
 
@@ -17,7 +18,7 @@ class FlowSDE(BaseStepper[FlowSDEConfig]):
     For any w ≥ 0 the equation ``dx = (v + w/2 score) dt + sqrt(w) dW`` has the marginals of the flow. The score is -e /
     sigma with e the noise in the state, ``e = (alpha' x - alpha v) / (alpha' sigma - alpha sigma')``, primes here for
     derivatives. w is noise_level² times sigma, or times sigma / alpha; at a start without data, where the latter is
-    infinite, that of the next node is taken. The last step to clean data adds no noise. Source: Ma et al., SiT, ECCV
+    infinite, that of the next node is taken. The step to clean data is one of Euler. Source: Ma et al., SiT, ECCV
     2024, section 2.4; Liu et al., Flow-GRPO, 2025, equation 12, for the second choice.
     """
 
@@ -29,8 +30,7 @@ class FlowSDE(BaseStepper[FlowSDEConfig]):
             raise ValueError("flow-sde steps along a velocity, which a VP process lacks: use ddpm or dpm-solver.")
         here = nodes.levels[slice(0, -1)]
         da, ds = here.slopes
-        if bool((here.sigma <= 0).any()):
-            raise ValueError("flow-sde needs noise at every node but the last: end the grid where sigma reaches 0.")
+        need_noise(nodes, "flow-sde")
         h = nodes.t.diff()
         alpha = here.alpha
         if self.config.diffusion == "ratio":
@@ -38,7 +38,8 @@ class FlowSDE(BaseStepper[FlowSDEConfig]):
             w = here.sigma / alpha
         else:
             w = here.sigma
-        w = self.config.noise_level**2 * w * h.sign()  # the direction of time: VE runs towards smaller t
+        # The direction of time: VE runs towards smaller t. A step that reaches clean data is Euler's, exact there.
+        w = torch.where(nodes.sigma[1:] > 0, self.config.noise_level**2 * w * h.sign(), 0.0)
         pull = w / (2 * here.sigma * (da * here.sigma - here.alpha * ds)) * h
-        s = torch.where(nodes.sigma[1:] > 0, (w * h).sqrt(), 0.0)
-        return StepTable((1 - pull * da)[:, None], (h + pull * here.alpha)[:, None], s, Prediction.VELOCITY)
+        a, b = 1 - pull * da, h + pull * here.alpha
+        return StepTable(a[:, None], b[:, None], (w * h).sqrt(), Prediction.VELOCITY)

@@ -7,6 +7,7 @@ import torch
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
 from paraflowkit.noise import NoiseSchedule, Prediction
+from paraflowkit.steppers._nodes import need_data, need_noise
 from paraflowkit.steppers._stages import two_stages
 from paraflowkit.steppers.configs import HeunConfig
 from paraflowkit.table import StepTable
@@ -19,12 +20,8 @@ def heun_table(nodes: TimeGrid, s_noise: float, name: str) -> StepTable:
         ValueError: a node has no data, or one but the last has no noise. name: of the stepper, for the message.
     """
     alpha, r = nodes.alpha, nodes.ratio
-    if bool((alpha == 0).any()):
-        raise ValueError(
-            f"{name} steps in sigma / alpha, which is infinite at this start: use flow-heun, or start later."
-        )
-    if bool((r[:-1] == 0).any()):
-        raise ValueError(f"{name} needs noise at every node but the last: end the grid where sigma reaches 0.")
+    need_data(nodes, name)
+    need_noise(nodes, name)
     a, b = torch.zeros(nodes.steps, 2, dtype=torch.float64), torch.zeros(nodes.steps, 2, dtype=torch.float64)
     s = torch.zeros(nodes.steps, dtype=torch.float64)
     even = torch.arange(0, nodes.steps, 2)

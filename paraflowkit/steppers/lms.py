@@ -8,6 +8,7 @@ import torch
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
 from paraflowkit.noise import Prediction
+from paraflowkit.steppers._nodes import need_data, need_noise, need_steps
 from paraflowkit.steppers.configs import LMSConfig
 from paraflowkit.table import StepTable
 
@@ -29,12 +30,9 @@ class LMS(BaseStepper[LMSConfig]):
     def table(self, nodes: TimeGrid) -> StepTable:
         """Raises ValueError where a node has no data, or one but the last no noise."""
         alpha, ratio = nodes.alpha, nodes.ratio
-        if bool((alpha == 0).any()):
-            raise ValueError(
-                "LMS steps in sigma / alpha, which is infinite at this start: use dpm-solver, or start later."
-            )
-        if bool((ratio[:-1] == 0).any()):
-            raise ValueError("LMS needs noise at every node but the last: end the grid where sigma reaches 0.")
+        need_data(nodes, "LMS")
+        need_noise(nodes, "LMS")
+        need_steps(nodes, "LMS")
         r = ratio.numpy()
         points, weights = np.polynomial.legendre.leggauss(2)  # exact for the cubics of order 4
         b = torch.zeros(nodes.steps, min(self.order, nodes.steps), dtype=torch.float64)

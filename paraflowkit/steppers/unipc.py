@@ -10,7 +10,7 @@ from torch import Tensor
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
 from paraflowkit.noise import Prediction
-from paraflowkit.steppers._exponential import Node, check, node_list
+from paraflowkit.steppers._exponential import Node, read
 from paraflowkit.steppers.configs import UniPCConfig
 from paraflowkit.table import StepTable
 
@@ -42,8 +42,12 @@ class UniPC(BaseStepper[UniPCConfig]):
     def table(self, nodes: TimeGrid) -> StepTable:
         """Raises ValueError where the method does not exist on these nodes; the message names one that does."""
         c, steps = self.config, nodes.steps
-        at = node_list(nodes)
-        check(at, "UniPC", "dpmsolver++" if c.predict == "data" else "dpmsolver")
+        at = read(nodes, "UniPC")
+        if c.predict == "noise" and at[0].alpha == 0:
+            raise ValueError(
+                "UniPC with noise predictions divides by alpha, which is 0 at the start of this grid: set predict to "
+                "'data'."
+            )
         columns = min(c.order + 1, steps)
         a, b = torch.zeros(steps, columns, dtype=torch.float64), torch.zeros(steps, columns, dtype=torch.float64)
         before: Tensor | None = None  # what the predictor of the step before added, by output, newest first
@@ -60,7 +64,9 @@ class UniPC(BaseStepper[UniPCConfig]):
                 order = 1
             while math.isinf(at[n - order + 1].log_snr) and order > 1:
                 order -= 1  # nothing can be extrapolated from a node without data
-            carry, before = self._predictor(at, n, order, columns)
+            carry, before = 1.0, torch.zeros(columns, dtype=torch.float64)
+            if at[n + 1].log_snr != at[n].log_snr:  # some schedules of diffusers end with a step that goes nowhere
+                carry, before = self._predictor(at, n, order, columns)
             a[n, 0] = carry
             b[n] = carry * shift + before
         return StepTable(a, b, torch.zeros_like(a[:, 0]), Prediction(c.predict))
