@@ -70,26 +70,31 @@ def _predict_with_progress(run: RunConfig) -> Prediction:
         from paraflowkit.fabric.predict import predict as run_predict
         from paraflowkit.solve import SweepInfo
 
-    with Progress(
+    progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f} steps, sweep {task.fields[sweep]}, {task.fields[nfe]} NFE"),
         TimeElapsedColumn(),
         console=console,
-    ) as progress:
-        task = progress.add_task("sampling", total=1, sweep=0, nfe=0)
+    )
+    task = progress.add_task("sampling", total=1, sweep=0, nfe=0)
 
-        def told(batch: int, batches: int, info: SweepInfo) -> None:
-            progress.update(
-                task,
-                description=f"batch {batch + 1}/{batches}",
-                total=info.steps,
-                completed=info.fronts.double().mean().item(),
-                sweep=info.sweep,
-                nfe=int(info.stats.evaluations.sum()),
-            )
+    def told(batch: int, batches: int, info: SweepInfo) -> None:
+        progress.start()  # only now: what does not fit together was found out before, and is a sentence by itself
+        progress.update(
+            task,
+            description=f"batch {batch + 1}/{batches}",
+            total=info.steps,
+            completed=info.fronts.double().mean().item(),
+            sweep=info.sweep,
+            nfe=int(info.stats.evaluations.sum()),
+        )
 
+    try:
         return run_predict(run, on_sweep=told)
+    finally:
+        if progress.live.is_started:
+            progress.stop()
 
 
 def _print_summary(made: Prediction) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -26,7 +26,7 @@ class GridConfig(ComponentConfig):
         default="uniform", description="uniform, or for VP processes how training steps are picked, as in diffusers."
     )
     convention: Literal["ddim", "euler", "dpm"] = Field(
-        default="ddim", description="Which family of diffusers' schedulers reads a VP spacing; see the docs of grids."
+        default="ddim", description="Which family of diffusers' schedulers reads a VP spacing; see the page on grids."
     )
     steps_offset: int = Field(default=0, ge=0, description="Added to the times of the leading spacing.")
     shape: Literal["karras", "exponential", "beta"] | None = Field(
@@ -39,20 +39,28 @@ class GridConfig(ComponentConfig):
     sigma_max: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="Upper end of a shape, in place of the spacing's."
     )
-    sigmas: list[float] | None = Field(
+    sigmas: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
         default=None, min_length=1, description="The noise levels themselves, without the final 0."
     )
-    times: list[float] | None = Field(default=None, min_length=1, description="The times themselves, without the end.")
+    times: list[Annotated[float, Field(allow_inf_nan=False)]] | None = Field(
+        default=None, min_length=1, description="The times themselves, without the end."
+    )
     final: Literal["zero", "sigma_min"] = Field(
         default="zero", description="Where VP grids end: clean, or at the least noise of training."
     )
     shift: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="Resolution shift of flow matching.")
     image_tokens: int | None = Field(
-        default=None, ge=1, description="Shift by resolution, as Flux does, in place of `shift`."
+        default=None, ge=1, le=100_000, description="Shift by resolution, as Flux does, in place of the setting shift."
     )
     shift_terminal: float | None = Field(
         default=None, gt=0, lt=1, description="Stretch flow levels so that the last one before the end is this."
     )
+
+    @model_validator(mode="after")
+    def _one_shift(self) -> GridConfig:
+        if self.image_tokens is not None and self.shift != 1.0:
+            raise ValueError("'shift' and 'image_tokens' both shift the times: give one of them")
+        return self
 
 
 class PredictionConfig(ComponentConfig):
@@ -64,7 +72,12 @@ class PredictionConfig(ComponentConfig):
     threshold: float | None = Field(
         default=None, gt=0, le=1, description="Quantile of dynamic thresholding (Imagen), in place of `clip`."
     )
-    threshold_max: float = Field(default=1.0, ge=1, description="Largest limit of dynamic thresholding.")
+    threshold_max: float = Field(
+        default=1.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="Largest limit of dynamic thresholding; 1 is plain clipping.",
+    )
     guidance_rescale: float = Field(
         default=0.0, ge=0, le=1, description="Share of the conditional output's deviation that guided outputs get back."
     )
@@ -73,6 +86,8 @@ class PredictionConfig(ComponentConfig):
     def _one_limit(self) -> PredictionConfig:
         if self.clip is not None and self.threshold is not None:
             raise ValueError("'clip' and 'threshold' both limit the data prediction: give one of them")
+        if self.threshold is None and self.threshold_max != 1:
+            raise ValueError("'threshold_max' belongs to 'threshold': give both")
         return self
 
 

@@ -40,6 +40,7 @@ def explain(error: dict[str, Any]) -> str:
         "bool": "true or false",
         "string": "text",
         "list": "a list",
+        "tuple": "a list",
         "finite": "a finite number",
         "dict": "a mapping",
     }

@@ -113,7 +113,7 @@ def find(kind: str, name: str) -> Entry:
     return same[0]
 
 
-def _load(value: str, what: str) -> Any:
+def _load(value: str, what: str, installed: bool = True) -> Any:
     module, _, path = value.partition(":")
     try:
         found: Any = importlib.import_module(module)
@@ -121,13 +121,14 @@ def _load(value: str, what: str) -> Any:
             found = getattr(found, part)
     except (Exception, SystemExit) as error:  # whatever a plugin raises while it is imported is the plugin's fault
         cause = f"{type(error).__name__}: {error}"
-        raise PluginError(f"{what} cannot be imported ({cause}). Reinstall or remove it.") from error
+        remedy = "Reinstall or remove it." if installed else "Run `python -m paraflowkit` in its folder, or install it."
+        raise PluginError(f"{what} cannot be imported ({cause}). {remedy}") from error
     return found
 
 
 def _get(entry: Entry) -> type:
     what = f"{entry.kind} {entry.name!r} of {entry.origin}"
-    found = _load(entry.value, what)
+    found = _load(entry.value, what, installed=bool(entry.version))
     interface = _load(KINDS[entry.kind], "paraflowkit")
     if not (isinstance(found, type) and issubclass(found, interface)):
         raise PluginError(f"{what} is not a {interface.__name__}: {entry.value} must name a subclass of it.")

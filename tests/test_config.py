@@ -152,6 +152,9 @@ def test_everything_wrong_is_told_at_once() -> None:
         ("shift: 3.0", "shift: .nan", "grid.shift: expects a finite number, got nan."),
         ("shift: 3.0", "shift: 0", "grid.shift: must be more than 0, got 0."),
         ("spacing: uniform", "spacing: unifrm", "Did you mean 'uniform'?"),
+        ("shift: 3.0", "shift: 3.0\n  image_tokens: 64", "grid: 'shift' and 'image_tokens' both shift the times"),
+        ("shift: 3.0", "sigmas: [.nan]", "grid.sigmas.0: expects a finite number, got nan."),
+        ("shift: 3.0", "sigmas: [1, -1]", "grid.sigmas.1: must be at least 0, got -1."),
         ("compare: true", "compare: maybe", "run.compare: expects true or false, got 'maybe'."),
         ("folder: out", "folder: 5", "output.folder: expects text, got 5."),
         ("seeds: [0, 7]", "seeds: 3", "requests.0.seeds: expects a list, got 3."),
@@ -190,6 +193,8 @@ def test_mistakes(old: str, new: str, message: str) -> None:
         ("model: digits-flow\nrequests: [3]\n", "requests.0: expects a mapping of settings, got 3."),
         (GOOD + "run: 5\n", "run: expects a mapping of settings, got 5."),
         (GOOD + "windwo: 5\n", "windwo: unknown section. Did you mean 'window'?"),
+        (GOOD + "prediction: {threshold_max: 2}\n", "prediction: 'threshold_max' belongs to 'threshold': give both."),
+        (GOOD + "prediction: {clip: 1, threshold: 0.9}\n", "both limit the data prediction: give one of them."),
         (GOOD + "steps: 5\n", "'steps' is a setting of 'grid'."),
     ],
 )

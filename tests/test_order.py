@@ -131,6 +131,13 @@ def test_order(name: str, settings: dict[str, Any], order: int) -> None:
     check_order("flow" if name.startswith("flow") else "vp", name, settings, order, counts=(48, 96))
 
 
+@pytest.mark.parametrize("name", ["unipc", "dpm-solver-singlestep"])
+def test_lower_orders_at_the_end_cost_the_order(name: str) -> None:
+    counts = (24, 48, 96)
+    errors = mixture_errors("vp", name, {"order": 3}, counts)
+    assert slope(counts, errors) == pytest.approx(2, abs=0.35)
+
+
 def test_order_of_the_stepper_in_the_documentation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "docs" / "examples")
     check_order("vp", "own_stepper:Midpoint", {}, 2)

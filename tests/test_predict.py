@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from paraflowkit.fabric.predict import predict
 from paraflowkit.models.configs import DigitsConfig
 from paraflowkit.models.digits.adapter import WEIGHTS, DigitsFlow, DigitsVP
 from paraflowkit.models.digits.classifier import DigitsClassifier, agreement
+from paraflowkit.noise import Prediction
 from paraflowkit.report.images import to_grid, to_image
 from paraflowkit.solvers.paraflow import ParaFlow
 
@@ -101,7 +103,7 @@ def test_batching_and_saving_change_no_sample(tmp_path: Path, fabric: Fabric) ->
         (DIGITS, ["model=digits-vp", "stepper=flow-heun"], "use heun"),
         (DIGITS, ["model=digits-vp", "stepper=lms", "grid.steps=2000"], "more than the 1000"),
         (DIGITS, ["model=digits-vp", "stepper=ddim", "grid.shift=3"], "'shift' is a setting of flow-matching grids"),
-        (DIGITS, ["grid.shift=3", "grid.image_tokens=64"], "grid.shift and grid.image_tokens both shift"),
+        (DIGITS, ["model=digits-vp", "grid.image_tokens=64"], "'image_tokens' is a setting of flow-matching grids"),
         (DIGITS, ["model=digits-vp", "grid.sigmas=[200, 1]", "grid.steps=2"], "leave the process, which has"),
         (DIGITS, ["model=digits-vp", "stepper={name: ddpm, variance: learned}"], "which the network does not predict"),
         (DIGITS, ["model.folder=/nonexistent"], "is no folder of a trained digits network"),
@@ -159,6 +161,20 @@ def test_the_wrong_network_folder_is_refused(tmp_path: Path, fabric: Fabric) -> 
     run = config(DIGITS, tmp_path / "x", f"model.folder={WEIGHTS / 'digits-vp'}")
     with pytest.raises(ParaflowkitError, match="use the other digits model"):
         predict(run, fabric)
+
+
+def test_a_folder_says_what_its_network_predicts(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    shutil.copytree(WEIGHTS / "digits-vp", folder)
+    path = folder / "scheduler" / "scheduler_config.json"
+    plain = json.loads(path.read_text())
+    path.write_text(json.dumps({**plain, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}))
+    model = DigitsVP(DigitsConfig(folder=str(folder)))
+    assert model.prediction is Prediction.V
+    assert float(model.noise.alpha(torch.tensor([999.0]))) == 0.0
+    path.write_text(json.dumps({**plain, "trained_betas": [0.1]}))
+    with pytest.raises(ParaflowkitError, match="trained_betas is not supported"):
+        DigitsVP(DigitsConfig(folder=str(folder)))
 
 
 def test_several_processes_are_refused_for_now(tmp_path: Path, fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +297,11 @@ def test_cli_lists_and_schema() -> None:
     assert "paradigms" in done.output
     assert CliRunner().invoke(app, ["plugins", "--check"]).exit_code == 0
     done = CliRunner().invoke(app, ["schema"])
-    assert json.loads(done.output)["title"] == "paraflowkit run"
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    assert json.loads(done.output, parse_constant=refuse)["title"] == "paraflowkit run"
 
 
 def test_help_needs_no_torch_and_little_time() -> None:

@@ -9,9 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.schedulers.scheduling_consistency_models import CMStochasticIterativeScheduler
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_edm_euler import EDMEulerScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
+from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
+from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from diffusers.schedulers.scheduling_sasolver import SASolverScheduler
+from diffusers.schedulers.scheduling_tcd import TCDScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from matrix import NOISE_END, VP_BASE, Cell, cells, network, others
 from problems import sequential, sliding
@@ -230,25 +238,101 @@ def test_the_scheduler_is_not_changed() -> None:
         assert torch.equal(value, before[key]) if isinstance(value, Tensor) else value == before[key], key
 
 
-def test_what_is_no_step_table_gets_a_sentence() -> None:
-    scheduler = DDIMScheduler()
-    with pytest.raises(ValueError, match="call its set_timesteps first"):
-        table_from_scheduler(DDIMScheduler(clip_sample=False))
-    scheduler.set_timesteps(3)
-    with pytest.raises(ValueError, match=r"not affine: set clip_sample and thresholding to False, .* clipped-ddim"):
-        table_from_scheduler(scheduler)
-    learned = DDPMScheduler(variance_type="learned_range")
-    learned.set_timesteps(3)
-    with pytest.raises(ValueError, match="use the stepper ddpm with variance 'learned_range'"):
-        table_from_scheduler(learned)
-    again = SASolverScheduler()
-    again.set_timesteps(5)
-    with pytest.raises(ValueError, match="noise of earlier steps again"):
-        table_from_scheduler(again)
-    infinite = UniPCMultistepScheduler(solver_type="bh1")
-    infinite.set_timesteps(5)
-    with pytest.raises(ValueError, match="itself gives values that are not finite in step 4"):
-        table_from_scheduler(infinite)
+def stepped(cls: Any, steps: int, **config: Any) -> Any:
+    made = cls(**config)
+    made.set_timesteps(steps)
+    return made
+
+
+REFUSED: list[tuple[Any, dict[str, Any], str]] = [
+    (lambda: DDIMScheduler(clip_sample=False), {}, "call its set_timesteps first"),
+    (lambda: PNDMScheduler(), {}, "PNDMScheduler has no steps yet"),
+    (lambda: UniPCMultistepScheduler(), {}, "call its set_timesteps first"),
+    (lambda: stepped(DDIMScheduler, 3), {}, r"not affine: set clip_sample and thresholding to False, .* clipped-ddim"),
+    (
+        lambda: stepped(DDPMScheduler, 3, variance_type="learned_range"),
+        {},
+        "use the stepper ddpm with variance 'learned_range'",
+    ),
+    (lambda: stepped(SASolverScheduler, 5), {}, "noise of earlier steps again"),
+    (lambda: stepped(UniPCMultistepScheduler, 5, solver_type="bh1"), {}, "itself gives values .* not finite in step 4"),
+    (lambda: stepped(CMStochasticIterativeScheduler, 2, sigma_data=0.3), {}, "not affine as it is configured"),
+    (lambda: stepped(EulerDiscreteScheduler, 2, prediction_type="nonsense"), {}, "unknown prediction_type 'nonsense'"),
+    (
+        lambda: stepped(DDIMScheduler, 2, trained_betas=[0.01] * 10, clip_sample=False),
+        {},
+        "noise levels cannot be read, its configuration seems not to fit itself",
+    ),
+    (lambda: stepped(EulerDiscreteScheduler, 2), {"nonsense": 1}, "fails in step 0 .*nonsense"),
+    (lambda: None, {}, "takes a configured scheduler object of diffusers, got None"),
+    (lambda: DDIMScheduler, {}, "takes a configured scheduler object"),
+]
+
+
+@pytest.mark.parametrize(("make", "options", "words"), REFUSED)
+def test_what_is_no_step_table_gets_a_sentence(make: Any, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as found:
+        table_from_scheduler(make(), **options)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        # Settings that our steppers do not have, and a limit that the scheduler does not apply.
+        (lambda: stepped(UniPCMultistepScheduler, 8, solver_order=5), {}),
+        (lambda: stepped(LMSDiscreteScheduler, 8), {"order": 6}),
+        (lambda: stepped(DDIMScheduler, 8, clip_sample=False), {"eta": -0.5}),
+        (lambda: stepped(CogVideoXDDIMScheduler, 8), {}),
+    ],
+)
+def test_settings_of_their_own_are_read_off(make: Any, options: dict[str, Any]) -> None:
+    found = table_from_scheduler(make(), **options)
+    assert found.source == "probe"
+    assert not found.treatment.limits
+
+
+def test_steps_of_ones_own_choice() -> None:
+    scheduler = DDPMScheduler(clip_sample=False)
+    scheduler.set_timesteps(timesteps=[900, 500, 100])
+    found = table_from_scheduler(scheduler)
+    assert found.timesteps.tolist() == [900, 500, 100]
+    assert found.source == "config"
+
+
+def test_a_small_clip_cannot_hide_behind_a_large_state() -> None:
+    class Bent(EulerDiscreteScheduler):
+        def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **rest: Any) -> Any:  # type: ignore[override]
+            return (super().step(model_output, timestep, sample, **rest)[0] + 0.1 * torch.tanh(3 * model_output),)
+
+    kind = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+    with pytest.raises(ValueError, match="not affine as it is configured"):
+        table_from_scheduler(stepped(Bent, 1, **kind))
+
+
+def test_made_up_levels_are_not_divided_by() -> None:
+    cell = Cell("KDPM2DiscreteScheduler", VP_BASE)
+    scheduler = cell.make(5)
+    table = table_from_scheduler(scheduler)
+    assert table.nominal
+    problem = table.problem(network(cell, scheduler), SHAPE, [0])
+    with pytest.raises(ValueError, match="the norm 'sigma' means nothing: use norm 'absolute'"):
+        solve(problem, ParaDiGMS(ParaDiGMSConfig(tolerance=0.1, norm="sigma")), sliding(3))
+    assert solve(problem, ParaDiGMS(ParaDiGMSConfig(tolerance=0.1, norm="absolute")), sliding(3)).ok
+    for known in (LCMScheduler, TCDScheduler):
+        assert not table_from_scheduler(stepped(known, 4, clip_sample=False)).nominal
+
+
+def test_wrong_use_of_a_table_gets_a_sentence() -> None:
+    table = table_from_scheduler(stepped(EDMEulerScheduler, 3))
+    with pytest.raises(ValueError, match="give at least one seed"):
+        table.problem(lambda x, t, c: x, SHAPE, [])
+    with pytest.raises(ValueError, match="as many conditions, got 3"):
+        table.problem(lambda x, t, c: x, SHAPE, [0, 1], cond=torch.zeros(3))
+    with pytest.raises(ValueError, match="this scheduler's network is preconditioned"):
+        table.problem(lambda x, t, c: x, SHAPE, [0], guidance_rescale=0.5)
+    with pytest.raises(ValueError, match=r"outputs of shape \(1, 10, 1\) for states of shape \(1, 5, 1\)"):
+        sequential(table.problem(lambda x, t, c: torch.cat([x, x], 1), SHAPE, [0]))
 
 
 def test_a_scheduler_that_is_not_affine_is_refused() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -21,6 +21,8 @@ def words(kind: Any) -> str:
     if kind is type(None):
         return "null"
     parts = get_args(kind)
+    if get_origin(kind) is Annotated:
+        return words(parts[0])
     if get_origin(kind) is list:
         return f"list of {words(parts[0])}"
     if get_origin(kind) is not None and parts and get_origin(kind) is not dict:

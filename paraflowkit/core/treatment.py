@@ -43,7 +43,7 @@ class Treatment:
 
     Attributes:
         clip: largest absolute value of a data prediction, or None.
-        threshold: quantile of dynamic thresholding, or None; threshold_max: its largest limit.
+        threshold: quantile of dynamic thresholding, or None; threshold_max: its largest limit, at 1 plain clipping.
         guidance_rescale: 0 leaves guided outputs alone, 1 gives them the conditional one's standard deviation.
 
     Raises:

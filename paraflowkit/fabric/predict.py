@@ -22,6 +22,7 @@ from paraflowkit.errors import ParaflowkitError
 from paraflowkit.fabric.evaluator import Evaluator
 from paraflowkit.fabric.outputs import RunFolder, Summary, sample_rows
 from paraflowkit.grid import TimeGrid
+from paraflowkit.noise import FlowMatching
 from paraflowkit.requests import Request, read_requests
 from paraflowkit.solution import Solution
 from paraflowkit.solve import SweepInfo, check_pair, solve
@@ -175,8 +176,8 @@ def _grid(config: RunConfig, model: VelocityModel) -> TimeGrid:
     settings = config.grid.model_dump()
     tokens = settings.pop("image_tokens")
     if tokens is not None:
-        if config.grid.shift != 1.0:
-            raise ValueError("grid.shift and grid.image_tokens both shift the times: give one of them.")
+        if not isinstance(model.noise, FlowMatching):
+            raise ValueError("'image_tokens' is a setting of flow-matching grids: leave it out.")
         settings["shift"] = resolution_shift(tokens)
     return make_grid(model.noise, **settings)
 

@@ -15,6 +15,7 @@ from paraflowkit.models.configs import DigitsConfig
 from paraflowkit.models.digits.data import CLASSES, DATA_STD, SIZE
 from paraflowkit.noise import VP, FlowMatching, NoiseSchedule, Prediction
 
+KINDS = {"epsilon": Prediction.NOISE, "sample": Prediction.DATA, "v_prediction": Prediction.V}
 #: Where the shipped folders lie.
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -100,7 +101,10 @@ class DigitsFlow(_Digits):
 
 
 class DigitsVP(_Digits):
-    """Class-conditional noise-prediction network of 16x16 digits, 1000 DDPM steps."""
+    """Class-conditional noise-prediction network of 16x16 digits, 1000 DDPM steps.
+
+    A folder of one's own may hold a network that predicts something else: its scheduler's configuration says so.
+    """
 
     default = "digits-vp"
     scheduler_class = "DDIMScheduler"
@@ -111,12 +115,16 @@ class DigitsVP(_Digits):
         kind = scheduler["beta_schedule"]
         if kind not in names:
             raise ParaflowkitError(f"Beta schedule {kind!r} is not supported: use one of {', '.join(names)}.")
+        if scheduler.get("trained_betas") is not None:
+            raise ParaflowkitError("A scheduler with trained_betas is not supported: describe them by beta_schedule.")
+        self.prediction = KINDS[scheduler.get("prediction_type", "epsilon")]
         return VP(
             schedule=names[kind],
             steps=scheduler["num_train_timesteps"],
             beta_start=scheduler["beta_start"],
             beta_end=scheduler["beta_end"],
             final_alpha_one=scheduler["set_alpha_to_one"],
+            zero_terminal_snr=scheduler.get("rescale_betas_zero_snr", False),
         )
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
