@@ -9,7 +9,19 @@ from torch import Tensor
 
 from paraflowkit.noise import Prediction
 
-__all__ = ["StepTable"]
+__all__ = ["StepTable", "per_step"]
+
+
+def per_step(values: Tensor, n: Tensor, like: Tensor) -> Tensor:
+    """The values of steps n, ready to weight ``like``.
+
+    Args:
+        values: float64 ``(N,)``. n: int64 ``(samples, W)``. like: ``(samples, W, *shape)``.
+
+    Returns:
+        ``(samples, W, 1, …)`` of like's dtype and device.
+    """
+    return values.to(like.device)[n].to(like.dtype).view(*n.shape, *(1,) * (like.ndim - 2))
 
 
 @dataclass(frozen=True)
@@ -79,20 +91,15 @@ class StepTable:
             The next states, ``(samples, W, *shape)``, of x's dtype.
         """
         history, width = self.order_in_time - 1, n.shape[1]
-        spread = (*n.shape, *(1,) * (x.ndim - 2))
-
-        def weights(column: Tensor) -> Tensor:
-            return column.to(device=x.device)[n].to(x.dtype).view(spread)
-
         total = torch.zeros_like(x[:, history:])
         for j in range(history + 1):
             there = slice(history - j, history - j + width)
             if bool(self.a[:, j].any()):
-                total = total + weights(self.a[:, j]) * x[:, there]
+                total = total + per_step(self.a[:, j], n, x) * x[:, there]
             if bool(self.b[:, j].any()):
-                total = total + weights(self.b[:, j]) * m[:, there]
+                total = total + per_step(self.b[:, j], n, x) * m[:, there]
         if z is not None and self.stochastic:
-            total = total + weights(self.s) * z
+            total = total + per_step(self.s, n, x) * z
         return total
 
     def unroll(self, lo: int, hi: int) -> Tensor:

@@ -109,7 +109,7 @@ def _preserving(scheduler: Any) -> Frame:
 def _training_times(scheduler: Any) -> Frame:
     """DDIM and DDPM: levels of the training steps, and a last one."""
     bars = scheduler.alphas_cumprod.double().cpu()
-    last = getattr(scheduler, "final_alpha_cumprod", torch.tensor(1.0)).double().reshape(1)
+    last = getattr(scheduler, "final_alpha_cumprod", torch.tensor(1.0)).double().cpu().reshape(1)
     bar = torch.cat([bars[scheduler.timesteps.cpu().long()], last])
     levels = Levels(bar.sqrt(), (1 - bar).sqrt())
     return _frame(_times(scheduler), levels, _kind(scheduler))

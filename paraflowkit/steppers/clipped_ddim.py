@@ -12,7 +12,7 @@ from paraflowkit.grid import TimeGrid
 from paraflowkit.noise import Prediction
 from paraflowkit.steppers._ancestral import posterior_std
 from paraflowkit.steppers.configs import ClippedDDIMConfig
-from paraflowkit.table import StepTable
+from paraflowkit.table import StepTable, per_step
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,12 @@ class ClippedDDIMRule:
 
     def apply(self, n: Tensor, x: Tensor, m: Tensor, z: Tensor | None) -> Tensor:
         """See :meth:`paraflowkit.table.StepTable.apply`."""
-        shape = (*n.shape, *(1,) * (x.ndim - 2))
-
-        def weights(values: Tensor) -> Tensor:
-            return values.to(n.device)[n].to(x.dtype).view(shape)
-
         alpha, sigma = self.nodes.alpha, self.nodes.sigma
-        data = (x - weights(sigma[:-1]) * m) / weights(alpha[:-1])
+        data = (x - per_step(sigma[:-1], n, x) * m) / per_step(alpha[:-1], n, x)
         data = self.treatment.limit(data.flatten(0, 1)).view_as(data)
         carry = (sigma[1:].square() - self.s.square()).clamp(min=0).sqrt()
-        new = weights(alpha[1:]) * data + weights(carry) * m
-        return new if z is None else new + weights(self.s) * z
+        new = per_step(alpha[1:], n, x) * data + per_step(carry, n, x) * m
+        return new if z is None else new + per_step(self.s, n, x) * z
 
 
 class ClippedDDIM(BaseStepper[ClippedDDIMConfig]):

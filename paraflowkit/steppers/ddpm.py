@@ -12,7 +12,7 @@ from paraflowkit.grid import TimeGrid
 from paraflowkit.noise import Prediction
 from paraflowkit.steppers._ancestral import forward_std, posterior_std, silent_end, step_with_noise
 from paraflowkit.steppers.configs import DDPMConfig
-from paraflowkit.table import StepTable
+from paraflowkit.table import StepTable, per_step
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,11 @@ class LearnedVarianceRule:
         new = self.mean.apply(n, x, data, None)
         if z is None:
             return new
-        shape = (*n.shape, *(1,) * (x.ndim - 2))
-
-        def weights(values: Tensor) -> Tensor:
-            return values.to(n.device)[n].to(x.dtype).view(shape)
-
         if self.between:
             share = (value + 1) / 2
-            value = (share * weights(self.high.log()) + (1 - share) * weights(self.low.clamp(min=1e-20).log())).exp()
-        loud = weights((self.low > 0).double())
+            low, high = (per_step(v.clamp(min=1e-20).log(), n, x) for v in (self.low, self.high))
+            value = (share * high + (1 - share) * low).exp()
+        loud = per_step((self.low > 0).double(), n, x)
         return new + loud * value.sqrt() * z
 
 
