@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from paraflowkit import registry
-from paraflowkit.config import COMPONENTS, SECTIONS, RequestGroup
+from paraflowkit.config import COMPONENTS, SECTIONS
 from paraflowkit.errors import PluginError
+from paraflowkit.sections import RequestGroup
 
 
 def schema() -> dict[str, Any]:

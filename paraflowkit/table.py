@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from paraflowkit.noise import Prediction
+from paraflowkit.prediction import Prediction
 
 __all__ = ["StepTable", "per_step"]
 

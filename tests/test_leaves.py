@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import EDM, VE, VP, FlowMatching, NoiseSchedule, Prediction, convert
+from paraflowkit.noise import EDM, VE, VP, FlowMatching, NoiseSchedule
 from paraflowkit.norms import tolerance_scales
+from paraflowkit.prediction import Prediction, convert
 from paraflowkit.spacing import make_grid
 from paraflowkit.table import StepTable
 

@@ -20,7 +20,8 @@ from paraflowkit.core.problem import Problem, make_problem
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
 from paraflowkit.models.gaussian_mixture import GaussianMixture
-from paraflowkit.noise import VE, VP, FlowMatching, NoiseSchedule, Prediction, convert
+from paraflowkit.noise import VE, VP, FlowMatching, NoiseSchedule
+from paraflowkit.prediction import Prediction, convert
 from paraflowkit.steppers._exponential import read, step_weights
 from paraflowkit.table import StepTable
 

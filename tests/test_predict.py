@@ -23,7 +23,7 @@ from paraflowkit.fabric.predict import predict
 from paraflowkit.models.configs import DigitsConfig
 from paraflowkit.models.digits.adapter import WEIGHTS, DigitsFlow, DigitsVP
 from paraflowkit.models.digits.classifier import DigitsClassifier, agreement
-from paraflowkit.noise import Prediction
+from paraflowkit.prediction import Prediction
 from paraflowkit.report.images import to_grid, to_image
 from paraflowkit.solvers.paraflow import ParaFlow
 

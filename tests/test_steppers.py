@@ -24,7 +24,8 @@ from paraflowkit.core.solver import Sweep
 from paraflowkit.core.treatment import Treatment, dynamic_threshold, rescale_guidance
 from paraflowkit.grid import TimeGrid
 from paraflowkit.models.gaussian_mixture import GaussianMixture
-from paraflowkit.noise import EDM, VE, VP, FlowMatching, NoiseSchedule, Prediction
+from paraflowkit.noise import EDM, VE, VP, FlowMatching, NoiseSchedule
+from paraflowkit.prediction import Prediction
 from paraflowkit.solve import solve
 from paraflowkit.solvers.configs import ParaDiGMSConfig, ParaFlowConfig
 from paraflowkit.solvers.paradigms import ParaDiGMS

@@ -5,7 +5,8 @@ import torch
 from paraflowkit.core.config import ComponentConfig
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import NoiseSchedule, Prediction
+from paraflowkit.noise import NoiseSchedule
+from paraflowkit.prediction import Prediction
 from paraflowkit.table import StepTable
 
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from paraflowkit.core import API_VERSION
 from paraflowkit.core.config import ComponentConfig
-from paraflowkit.noise import NoiseSchedule, Prediction
+from paraflowkit.noise import NoiseSchedule
+from paraflowkit.prediction import Prediction
 
 
 class VelocityModel(nn.Module, ABC):

@@ -14,7 +14,8 @@ from paraflowkit.core.model import VelocityModel
 from paraflowkit.core.stepper import BaseStepper, StepRule
 from paraflowkit.core.treatment import Treatment, rescale_guidance
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import VP, NoiseSchedule, Prediction, convert
+from paraflowkit.noise import VP, NoiseSchedule
+from paraflowkit.prediction import Prediction, convert
 
 #: Evaluates network rows: (x, node index int64, cond) -> output. Fabric's evaluator spreads them over devices.
 Evaluate = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]

@@ -10,7 +10,8 @@ from torch import Tensor
 from paraflowkit.core import API_VERSION
 from paraflowkit.core.config import ComponentConfig
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import NoiseSchedule, Prediction
+from paraflowkit.noise import NoiseSchedule
+from paraflowkit.prediction import Prediction
 from paraflowkit.table import StepTable
 
 ConfigT = TypeVar("ConfigT", bound=ComponentConfig)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from paraflowkit.core.model import VelocityModel
 from paraflowkit.models.configs import GaussianMixtureConfig
-from paraflowkit.noise import VE, VP, FlowMatching, NoiseSchedule, Prediction, convert
+from paraflowkit.noise import VE, VP, FlowMatching, NoiseSchedule
+from paraflowkit.prediction import Prediction, convert
 
 
 class GaussianMixture(VelocityModel):

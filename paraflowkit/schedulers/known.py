@@ -12,7 +12,8 @@ from torch import Tensor
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.core.treatment import Treatment
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import Levels, Prediction
+from paraflowkit.noise import Levels
+from paraflowkit.prediction import Prediction
 from paraflowkit.schedulers.loop import Refusal
 from paraflowkit.steppers.configs import (
     DDIMConfig,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paraflowkit.noise import Prediction
+from paraflowkit.prediction import Prediction
 from paraflowkit.schedulers.loop import Refusal, run
 from paraflowkit.table import StepTable
 

@@ -14,7 +14,7 @@ from paraflowkit.core.draws import draw
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.treatment import Treatment
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import Prediction, convert
+from paraflowkit.prediction import Prediction, convert
 from paraflowkit.schedulers.known import Frame, known_stepper, read_frame, treatment_of
 from paraflowkit.schedulers.loop import Refusal, fresh, run
 from paraflowkit.schedulers.probe import probe

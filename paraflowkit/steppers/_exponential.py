@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import Prediction
+from paraflowkit.prediction import Prediction
 from paraflowkit.steppers._nodes import need_noise, need_steps
 
 

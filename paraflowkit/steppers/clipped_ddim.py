@@ -9,7 +9,7 @@ from torch import Tensor
 from paraflowkit.core.stepper import BaseStepper, StepRule
 from paraflowkit.core.treatment import Treatment
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import Prediction
+from paraflowkit.prediction import Prediction
 from paraflowkit.steppers._ancestral import posterior_std
 from paraflowkit.steppers.configs import ClippedDDIMConfig
 from paraflowkit.table import StepTable, per_step

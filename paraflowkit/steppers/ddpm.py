@@ -9,7 +9,7 @@ from torch import Tensor
 
 from paraflowkit.core.stepper import BaseStepper, StepRule
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import Prediction
+from paraflowkit.prediction import Prediction
 from paraflowkit.steppers._ancestral import forward_std, posterior_std, silent_end, step_with_noise
 from paraflowkit.steppers.configs import DDPMConfig
 from paraflowkit.table import StepTable, per_step

@@ -6,7 +6,7 @@ import torch
 
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import Prediction
+from paraflowkit.prediction import Prediction
 from paraflowkit.steppers._nodes import need_noise
 from paraflowkit.steppers.configs import EulerConfig
 from paraflowkit.table import StepTable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import Prediction
+from paraflowkit.prediction import Prediction
 from paraflowkit.steppers._ancestral import posterior_std, step_with_noise
 from paraflowkit.steppers.configs import EulerAncestralConfig
 from paraflowkit.table import StepTable

@@ -6,7 +6,8 @@ import torch
 
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import NoiseSchedule, Prediction
+from paraflowkit.noise import NoiseSchedule
+from paraflowkit.prediction import Prediction
 from paraflowkit.steppers._nodes import need_data, need_noise
 from paraflowkit.steppers._stages import two_stages
 from paraflowkit.steppers.configs import HeunConfig

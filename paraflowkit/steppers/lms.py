@@ -7,7 +7,7 @@ import torch
 
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import Prediction
+from paraflowkit.prediction import Prediction
 from paraflowkit.steppers._nodes import need_data, need_noise, need_steps
 from paraflowkit.steppers.configs import LMSConfig
 from paraflowkit.table import StepTable

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import Prediction
+from paraflowkit.prediction import Prediction
 from paraflowkit.steppers._exponential import Node, read
 from paraflowkit.steppers.configs import UniPCConfig
 from paraflowkit.table import StepTable

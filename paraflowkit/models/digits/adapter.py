@@ -13,7 +13,8 @@ from paraflowkit.core.model import VelocityModel
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.models.configs import DigitsConfig
 from paraflowkit.models.digits.data import CLASSES, DATA_STD, SIZE
-from paraflowkit.noise import VP, FlowMatching, NoiseSchedule, Prediction
+from paraflowkit.noise import VP, FlowMatching, NoiseSchedule
+from paraflowkit.prediction import Prediction
 
 KINDS = {"epsilon": Prediction.NOISE, "sample": Prediction.DATA, "v_prediction": Prediction.V}
 #: Where the shipped folders lie.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from paraflowkit.core.stepper import BaseStepper
 from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import Prediction
+from paraflowkit.prediction import Prediction
 from paraflowkit.table import StepTable
 
 from paraflowkit_example.config import AdamsBashforthConfig
