@@ -61,7 +61,7 @@ class PredictionConfig(ComponentConfig):
         default=None, gt=0, allow_inf_nan=False, description="Largest absolute value of a data prediction."
     )
     threshold: float | None = Field(
-        default=None, gt=0, le=1, description="Quantile of dynamic thresholding (Imagen), in place of `clip`."
+        default=None, gt=0, le=1, description="Quantile of dynamic thresholding (Imagen), in place of clip."
     )
     threshold_max: float = Field(
         default=1.0,

@@ -83,7 +83,7 @@ class DPMSolverSinglestepConfig(ComponentConfig):
     solver_type: Literal["midpoint", "heun"] = Field(default="midpoint", description="Weights of the corrections.")
     lower_order_final: bool = Field(
         default=True,
-        description="Lower orders at the end; otherwise the number of steps must be a multiple of `order`.",
+        description="Lower orders at the end; otherwise the number of steps must be a multiple of the order.",
     )
 
 

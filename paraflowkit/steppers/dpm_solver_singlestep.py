@@ -16,7 +16,7 @@ from paraflowkit.table import StepTable
 class DPMSolverSinglestep(BaseStepper[DPMSolverSinglestepConfig]):
     """Groups of ``order`` steps, each of which starts from the group's first state: one evaluation a step.
 
-    Within a group the steps have orders 1, 2, 3, and every one steps from the group's first node with all outputs of
+    Within a group the steps have orders 1, 2, 3, and every one steps from the group's first node with the outputs of
     the group. It is DPMSolverSinglestepScheduler of diffusers, with the same list of orders. Source: Lu et al.,
     DPM-Solver, NeurIPS 2022, algorithms 1 and 2; DPM-Solver++, 2022, algorithm 1.
     """
