@@ -82,7 +82,7 @@ def probed(cell: Cell, steps: int) -> str | None:
         single = cell.scheduler.startswith("DPMSolverSingle")
         if not single or c["solver_type"] == "heun":
             return "the sign of its third-order term makes it as large as alpha for small steps, where it should vanish"
-    if cell.scheduler.startswith("UniPC") and c.get("solver_order") == 4 and steps >= 25:
+    if cell.scheduler.startswith("UniPC") and c.get("solver_order") == 4 and steps >= 40:
         return "it solves for the weights in float32"
     if c.get("variance_type") == "fixed_large" and int(cell.make(steps).timesteps[-1]) > 0:
         return "it adds noise to the final sample unless the last time is 0"
@@ -195,18 +195,19 @@ def test_other_schedulers_are_read_off(cell: Cell, monkeypatch: pytest.MonkeyPat
         assert source == "probe"
 
 
-def check_parallel(cell: Cell, steps: int, width: int, batch: int) -> None:
+def check_parallel(cell: Cell, steps: int, widths: tuple[int, ...], batches: tuple[int, ...]) -> None:
     scheduler = cell.make(steps)
-    table = table_from_scheduler(scheduler, **cell.step)
-    problem = table.problem(network(cell, scheduler), SHAPE, list(range(batch)), dtype=torch.float64)
-    reference = sequential(problem)
-    found = solve(problem, ParaDiGMS(ParaDiGMSConfig(tolerance=0.0)), sliding(width), trajectory=True)
-    assert found.ok
-    assert found.stats.sweeps <= problem.steps
-    assert found.trajectory is not None
-    assert reference.trajectory is not None
-    scale = reference.trajectory.abs().max()
-    assert (found.trajectory - reference.trajectory).abs().max() <= 1e-10 * scale
+    table, net = table_from_scheduler(scheduler, **cell.step), network(cell, scheduler)
+    for batch in batches:
+        problem = table.problem(net, SHAPE, list(range(batch)), dtype=torch.float64)
+        reference = sequential(problem).trajectory
+        for width in widths:
+            found = solve(problem, ParaDiGMS(ParaDiGMSConfig(tolerance=0.0)), sliding(width), trajectory=True)
+            assert found.ok
+            assert found.stats.sweeps <= problem.steps
+            assert found.trajectory is not None
+            assert reference is not None
+            assert (found.trajectory - reference).abs().max() <= 1e-10 * reference.abs().max()
 
 
 EVERY = [c for c in cells() + others() if fails(c, 8) is None]
@@ -214,15 +215,13 @@ EVERY = [c for c in cells() + others() if fails(c, 8) is None]
 
 @pytest.mark.parametrize("cell", EVERY, ids=str)
 def test_parallel_is_sequential(cell: Cell) -> None:
-    check_parallel(cell, 6, 4, 3)
+    check_parallel(cell, 6, (4,), (3,))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", EVERY, ids=str)
 def test_parallel_is_sequential_for_windows_and_batches(cell: Cell) -> None:
-    for width in (1, 4, 100):
-        for batch in (1, 3):
-            check_parallel(cell, 10, width, batch)
+    check_parallel(cell, 8, (1, 4, 100), (1, 3))
 
 
 def test_the_scheduler_is_not_changed() -> None:
