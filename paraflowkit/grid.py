@@ -85,6 +85,8 @@ class TimeGrid:
         Args:
             t, levels: of the N nodes between, float64 ``(N,)``.
         """
+        if len(t) != self.steps:
+            raise ValueError(f"A grid of {self.steps} steps takes as many nodes between, got {len(t)}.")
         index = torch.arange(self.steps)
         place = torch.stack([index, index + self.steps + 1], 1).flatten()
         both = TimeGrid(torch.cat([self.t, t]), self.levels.then(levels))

@@ -169,7 +169,7 @@ class VP(NoiseSchedule):
     def __post_init__(self) -> None:
         if self.schedule not in ("linear", "scaled_linear", "cosine", "sigmoid"):
             raise ValueError(f"VP schedule {self.schedule!r} is unknown: use linear, scaled_linear, cosine or sigmoid.")
-        if self.steps < 1:
+        if not 1 <= self.steps < math.inf or int(self.steps) != self.steps:
             raise ValueError(f"VP needs at least one training step, got {self.steps}.")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError(f"VP needs 0 < beta_start <= beta_end < 1, got {self.beta_start} and {self.beta_end}.")
@@ -209,7 +209,9 @@ class VP(NoiseSchedule):
     def _finite_log_ratios(self) -> Tensor:
         """log(sigma / alpha) of the training steps. At zero terminal SNR the last is infinite, and is given a finite
         place, that of alpha² = 2**-24 as in diffusers, so that the times before it can be told apart."""
-        bars = self.training_bars().clamp(min=SMALLEST_BAR if self.zero_terminal_snr else 0.0)
+        bars = self.training_bars()
+        if self.zero_terminal_snr and self.steps > 1:
+            bars[-1] = min(SMALLEST_BAR, float(bars[-2]) / 2)
         return (1 / bars - 1).log() / 2
 
     def alpha_bar(self, t: Tensor) -> Tensor:
@@ -263,7 +265,7 @@ class VE(NoiseSchedule):
     sigma_min: float = 0.002
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(f"VE needs 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}.")
 
     @property
@@ -299,6 +301,11 @@ class EDM(VE):
     """
 
     sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.sigma_data < math.inf:
+            raise ValueError(f"EDM needs a positive sigma_data, got {self.sigma_data}.")
 
     def preconditioning(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(c_skip, c_out, c_in, c_noise): data estimate = c_skip x + c_out F(c_in x, c_noise)."""

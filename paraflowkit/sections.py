@@ -12,7 +12,7 @@ from paraflowkit.core.config import ComponentConfig
 class GridConfig(ComponentConfig):
     """The times of the sampler."""
 
-    steps: int = Field(default=50, ge=1, description="N, the number of steps.")
+    steps: int = Field(default=50, ge=1, le=100_000, description="N, the number of steps.")
     spacing: Literal["uniform", "leading", "trailing", "linspace"] = Field(
         default="uniform", description="uniform, or for VP processes how training steps are picked, as in diffusers."
     )

@@ -27,7 +27,7 @@ def resolution_shift(
     The defaults are those of Flux. Source: Esser et al., Scaling Rectified Flow Transformers, ICML 2024, section 5.3.2;
     ``calculate_shift`` of diffusers.
     """
-    if tokens < 1:
+    if not tokens >= 1:
         raise ValueError(f"An image has at least one token, got {tokens}.")
     slope = (max_shift - base_shift) / (max_tokens - base_tokens)
     mu = base_shift + slope * (tokens - base_tokens)
@@ -83,7 +83,7 @@ def make_grid(
         ValueError: an unknown name, N < 1, N above the training steps, a level outside the process, or a setting that
             the process or the other settings leave without effect; the message names the remedy.
     """
-    if int(steps) != steps or steps < 1:
+    if not 1 <= steps < math.inf or int(steps) != steps:
         raise ValueError(f"A grid needs a whole number of steps, at least one, got {steps}.")
     for name, value, known in (
         ("spacing", spacing, SPACINGS),
@@ -101,35 +101,42 @@ def make_grid(
     for name, given, works, where in (
         ("shift", shift != 1.0, flow and times is None, "of flow-matching grids that are not listed by time"),
         ("shift_terminal", shift_terminal is not None, flow and times is None, "of flow-matching grids"),
-        ("convention", convention != "ddim", vp, "of VP grids"),
+        ("convention", convention != "ddim", vp and not listed, "of VP grids that are not listed"),
         ("steps_offset", steps_offset != 0, vp and spacing == "leading", "of VP grids with 'leading' spacing"),
         ("final: sigma_min", final == "sigma_min", vp, "of VP grids; the others end at zero"),
         ("rho", rho != 7.0, shape == "karras", "of the shape 'karras'"),
         ("sigma_min", sigma_min is not None, shape is not None, "of shapes; see also 'sigmas' and 'final'"),
         ("sigma_max", sigma_max is not None, shape is not None, "of shapes; see also 'sigmas'"),
-        (f"spacing: {spacing}", spacing != "uniform", not listed, "of grids without a list of 'sigmas' or 'times'"),
+        (
+            f"spacing: {spacing}",
+            spacing != "uniform",
+            not listed and not (shape is not None and convention == "dpm"),
+            "of grids without a list of 'sigmas' or 'times', and without a shape of convention 'dpm'",
+        ),
     ):
         if given and not works:
             raise ValueError(f"'{name}' is a setting {where}: leave it out.")
     if isinstance(noise, VP):
         time, level = _vp(noise, steps, spacing, steps_offset, convention)
     elif isinstance(noise, FlowMatching):
-        given = _interpolate(_list(sigmas, "sigmas"), steps) if sigmas is not None else None
+        given = _interpolate(noise, _list(sigmas, "sigmas"), steps) if sigmas is not None else None
         level = _flow(steps, spacing, shift, shift_terminal, given)
         time = 1 - level
     else:
         if spacing != "uniform":
             raise ValueError(f"Spacing {spacing!r} is one of VP and flow-matching grids: use 'uniform' or a shape.")
-        time = level = _ends(noise, steps)
+        time = torch.linspace(noise.start, noise.end, steps + 1, dtype=torch.float64)[:-1]
+        level = _level_of(noise, time)
     if times is not None:
         time = _list(times, "times")
         low, high = sorted((noise.start, 0.0 if vp else noise.end))
         if bool((time < low).any()) or bool((time > high).any()):
             raise ValueError(f"'times' must lie in {low:g} … {high:g}, the times of the process.")
-        level = _interpolate(_level_of(noise, time), steps)
-        time = time if len(time) == steps else noise.time_of(level)
+        level = _interpolate(noise, _level_of(noise, time), steps)
+        if len(time) != steps:
+            time = 1 - level if flow else noise.time_of(level)
     elif sigmas is not None and not flow:
-        level = _interpolate(_list(sigmas, "sigmas"), steps)
+        level = _interpolate(noise, _list(sigmas, "sigmas"), steps)
         time = noise.time_of(level)
     elif shape is not None:
         whole = isinstance(noise, VP) and convention == "dpm"
@@ -141,8 +148,10 @@ def make_grid(
             time = time.round() if rounded else (time + 1e-6).floor()
     _check_levels(noise, level)
     end = noise.levels(torch.tensor([0.0 if final == "sigma_min" else noise.end], dtype=torch.float64))
-    last = torch.tensor([noise.end], dtype=torch.float64)
-    return TimeGrid(torch.cat([time, last]), _levels(noise, level).then(end))
+    # An end that holds the noise of the first training step is told as that step.
+    noisy = isinstance(noise, VP) and (final == "sigma_min" or not noise.final_alpha_one)
+    last = torch.tensor([0.0 if noisy else noise.end], dtype=torch.float64)
+    return TimeGrid(torch.cat([time, last]), _levels(noise, level, time).then(end))
 
 
 def _vp(noise: VP, steps: int, spacing: str, offset: int, convention: str) -> tuple[Tensor, Tensor]:
@@ -165,7 +174,9 @@ def _vp(noise: VP, steps: int, spacing: str, offset: int, convention: str) -> tu
         raise ValueError(f"{steps} steps of spacing {spacing!r} repeat a training step: take fewer steps.")
     if convention == "ddim":
         return time, _level_of(noise, time)
-    bars = noise.training_bars().clamp(min=SMALLEST_BAR if noise.zero_terminal_snr else 0.0)
+    bars = noise.training_bars()
+    if noise.zero_terminal_snr:
+        bars[-1] = SMALLEST_BAR
     # The Euler family of diffusers interpolates sigma / alpha itself, not its logarithm, at fractional times.
     known = (1 / bars - 1).sqrt()
     low = time.floor().long().clamp(0, max(total - 2, 0))
@@ -200,10 +211,6 @@ def _flow(steps: int, spacing: str, shift: float, terminal: float | None, given:
     return level
 
 
-def _ends(noise: NoiseSchedule, steps: int) -> Tensor:
-    return torch.linspace(noise.start, noise.end, steps + 1, dtype=torch.float64)[:-1]
-
-
 def _shape(
     noise: NoiseSchedule,
     name: str,
@@ -234,7 +241,7 @@ def _shape(
             raise ValueError(f"'rho' of {rho:g} gives levels that are not finite: use one nearer to 7.")
         return level
     if name == "exponential":
-        return torch.lerp(torch.tensor(math.log(high)).double(), torch.tensor(math.log(low)).double(), ramp).exp()
+        return high * (ramp * math.log(low / high)).exp()
     from scipy.stats import beta  # imported here: it takes a second, and one shape needs it
 
     return low + torch.from_numpy(beta.ppf(1 - ramp.numpy(), 0.6, 0.6)) * (high - low)
@@ -253,8 +260,9 @@ def _list(values: Sequence[float], name: str) -> Tensor:
     return listed
 
 
-def _interpolate(level: Tensor, steps: int) -> Tensor:
+def _interpolate(noise: NoiseSchedule, level: Tensor, steps: int) -> Tensor:
     """Levels of another number, interpolated in their logarithm over their index; both ends stay."""
+    _check_levels(noise, level)
     if len(level) == steps:
         return level
     if bool((level <= 0).any()) or bool(level.isinf().any()):
@@ -281,7 +289,7 @@ def _check_levels(noise: NoiseSchedule, level: Tensor) -> None:
     elif isinstance(noise, VP):
         low, high = (float(v) for v in _level_of(noise, torch.tensor([0.0, noise.start], dtype=torch.float64)))
     else:
-        low, high = 0.0, noise.start
+        high, low = (float(v) for v in _level_of(noise, torch.tensor([noise.start, noise.end], dtype=torch.float64)))
     slack = 1e-4  # published lists give the process's own ends to four or five digits
     if bool((level < low * (1 - slack)).any()) or bool((level > high * (1 + slack)).any()) or bool((level <= 0).any()):
         raise ValueError(
@@ -292,11 +300,9 @@ def _check_levels(noise: NoiseSchedule, level: Tensor) -> None:
         raise ValueError("Noise levels must fall strictly from noise to data.")
 
 
-def _levels(noise: NoiseSchedule, level: Tensor) -> Levels:
-    if isinstance(noise, FlowMatching):
-        return noise.levels(1 - level)
-    if isinstance(noise, VE):
-        return noise.levels(level)
+def _levels(noise: NoiseSchedule, level: Tensor, time: Tensor) -> Levels:
+    if not isinstance(noise, VP):
+        return noise.levels(time)
     alpha = (1 + level.square()).rsqrt()
     # Without data the ratio is infinite: alpha is 0 and sigma 1.
     return Levels(alpha, torch.where(level.isinf(), 1.0, level * alpha))

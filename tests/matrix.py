@@ -81,6 +81,17 @@ def _product(name: str, base: dict[str, Any], **choices: list[Any]) -> Iterator[
         yield Cell(name, {**base, **dict(zip(choices, values, strict=True))})
 
 
+class Even:
+    """The levels that pipelines of flow-matching models pass; a class, so that its name can be a test's."""
+
+    def __call__(self, steps: int) -> list[float]:
+        return torch.linspace(1, 1 / steps, steps).tolist()
+
+    def __repr__(self) -> str:
+        return "even"
+
+
+EVEN = Even()
 SPACINGS = ["leading", "trailing", "linspace"]
 KINDS = ["epsilon", "sample", "v_prediction"]
 SHAPES = [{"use_karras_sigmas": True}, {"use_exponential_sigmas": True}, {"use_beta_sigmas": True}]
@@ -135,6 +146,7 @@ def cells() -> list[Cell]:
         Cell("EulerDiscreteScheduler", {**VP_BASE, **ZERO_SNR}),
         Cell("EulerAncestralDiscreteScheduler", {**VP_BASE, **ZERO_SNR}),
         Cell("EulerDiscreteScheduler", {**VP_BASE, **NOISE_END}),
+        Cell("EulerDiscreteScheduler", {**VP_BASE, "interpolation_type": "log_linear"}),
         Cell("EulerDiscreteScheduler", {**VP_BASE, "interpolation_type": "log_linear", "use_exponential_sigmas": True}),
         Cell("EulerDiscreteScheduler", {**VP_BASE, "use_karras_sigmas": True, "sigma_min": 0.1, "sigma_max": 10.0}),
         Cell("EulerDiscreteScheduler", {**VP_BASE, "timestep_type": "continuous", "prediction_type": "v_prediction"}),
@@ -224,7 +236,7 @@ def cells() -> list[Cell]:
         Cell(euler, {"use_dynamic_shifting": True, "time_shift_type": kind}, timesteps={"mu": 0.8})
         for kind in ("exponential", "linear")
     ]
-    out += [Cell(euler, {"shift": 3.0}, timesteps={"sigmas": lambda n: torch.linspace(1, 1 / n, n).tolist()})]
+    out += [Cell(euler, {"shift": 3.0}, timesteps={"sigmas": EVEN})]
     out += [Cell("FlowMatchHeunDiscreteScheduler", {"shift": shift}) for shift in (1.0, 3.0)]
     return list({str(c): c for c in out}.values())
 

@@ -139,12 +139,6 @@ def test_samplers_and_grids_of_run_files(tmp_path: Path, fabric: Fabric, overrid
     assert float(made.samples.abs().max()) < 2
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_run_files(path: Path, tmp_path: Path, fabric: Fabric) -> None:
-    run = load(path, [f"output.folder={tmp_path / 'run'}", "grid.steps=6", "output.plot=false"])
-    assert all(row["result"] == "converged" for row in predict(run, fabric).rows)
-
-
 class NeedsTable(ParaFlow):
     needs_table = True
 

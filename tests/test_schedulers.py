@@ -263,7 +263,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
         "noise levels cannot be read, its configuration seems not to fit itself",
     ),
     (lambda: stepped(EulerDiscreteScheduler, 2), {"nonsense": 1}, "fails in step 0 .*nonsense"),
-    (lambda: None, {}, "takes a configured scheduler object of diffusers, got None"),
+    (lambda: None, {}, "takes a configured scheduler object of diffusers, got <class 'NoneType'>"),
     (lambda: DDIMScheduler, {}, "takes a configured scheduler object"),
 ]
 

@@ -58,12 +58,14 @@ def test_dpm(spacing: str, shape: str | None) -> None:
     theirs = DPMSolverMultistepScheduler(timestep_spacing=spacing, **chosen)  # type: ignore[arg-type]
     for steps in (1, 2, 7, 25, 50):
         theirs.set_timesteps(steps)
-        ours = make_grid(VP(), steps, spacing, convention="dpm", shape=shape)
+        ours = make_grid(VP(), steps, "uniform" if shape else spacing, convention="dpm", shape=shape)
         check(ours, theirs, 2e-4)
         # Times of shapes are rounded or cut off, which float32 decides where they almost are whole or halves.
         sharp = VP().time_of(ours.ratio[:-1])
         place = sharp - 0.5 if shape == "karras" else sharp
         near = (place - place.round()).abs() < 5e-3 if shape else torch.zeros(steps, dtype=torch.bool)
+        if steps > 1:
+            assert ours.t[0] == theirs.timesteps[0]
         apart = (ours.t[:-1] - theirs.timesteps.double()).abs()
         assert bool(((apart == 0) | ((apart == 1) & near)).all())
 
@@ -110,7 +112,8 @@ def test_zero_terminal_snr_where_levels_are_ratios(spacing: str, shape: str | No
     for convention, kind in (("euler", EulerDiscreteScheduler), ("dpm", DPMSolverMultistepScheduler)):
         theirs: Any = kind(rescale_betas_zero_snr=True, timestep_spacing=spacing, **chosen)  # type: ignore[operator]
         theirs.set_timesteps(20)
-        ours = make_grid(noise, 20, spacing, convention=convention, shape=shape)
+        unused = convention == "dpm" and shape is not None
+        ours = make_grid(noise, 20, "uniform" if unused else spacing, convention=convention, shape=shape)
         check(ours, theirs, 5e-3)  # float32 keeps three digits of what is left of alpha
         assert float(ours.ratio[0]) == pytest.approx(4096, rel=1e-6)
 
@@ -158,11 +161,11 @@ def test_lists() -> None:
     noise = VP(schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     theirs = EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     theirs.set_timesteps(sigmas=[*known, 0.0])
-    exact = make_grid(noise, 10, convention="euler", sigmas=known)
+    exact = make_grid(noise, 10, sigmas=known)
     check(exact, theirs)
     check_times(exact, theirs, 2e-2)
-    torch.testing.assert_close(make_grid(noise, 10, convention="euler", sigmas=[*known, 0.0]).t, exact.t)
-    more = make_grid(noise, 20, convention="euler", sigmas=known).ratio[:-1]
+    torch.testing.assert_close(make_grid(noise, 10, sigmas=[*known, 0.0]).t, exact.t)
+    more = make_grid(noise, 20, sigmas=known).ratio[:-1]
     place = np.linspace(0, 9, 20)
     torch.testing.assert_close(more, torch.from_numpy(np.exp(np.interp(place, np.arange(10), np.log(known)))))
     times = [999.0, 850.0, 736.0, 645.0, 545.0, 455.0, 343.0, 233.0, 124.0, 24.0]
@@ -218,6 +221,10 @@ def test_levels_fall_and_times_tell_them(steps: int, noise: NoiseSchedule, shape
         ({"sigmas": [float("inf"), 1.0]}, "'sigmas' must be positive and finite"),
         ({"times": [float("nan"), 1.0]}, "'times' must be finite"),
         ({"sigmas": [1.0]}, "give at least two"),
+        ({"sigmas": [1.0, 5.0, 0.5]}, "fall strictly"),
+        ({"sigmas": [1.0, 0.5], "convention": "euler"}, "not listed"),
+        ({"shape": "karras", "convention": "dpm", "spacing": "leading"}, "without a shape of convention 'dpm'"),
+        ({"steps": float("nan")}, "whole number of steps"),
     ],
 )
 def test_ill_settings_get_a_sentence(settings: dict[str, Any], words: str) -> None:
@@ -234,7 +241,7 @@ def test_settings_of_other_processes_are_refused() -> None:
                 make_grid(noise, 5, **setting)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="not listed by time"):
         make_grid(FlowMatching(), 2, shift=3.0, times=[0.0, 0.5])
-    with pytest.raises(ValueError, match="leave out the end"):
+    with pytest.raises(ValueError, match="the end left out"):
         make_grid(VE(), 6, times=[10.0, 1.0, 0.0])
     with pytest.raises(ValueError, match="leave the process"):
         make_grid(VE(), 3, times=[10.0, 1.0, 0.0])
@@ -255,6 +262,39 @@ def test_coarse_grids() -> None:
     for steps in (0, 11, 2.5):
         with pytest.raises(ValueError, match=r"has 1 … 10 steps"):
             grid.coarse(steps)  # type: ignore[arg-type]
+
+
+def test_every_node_is_told_its_own_time() -> None:
+    """Also listed ones that are interpolated, and an end that is not clean."""
+    flow = make_grid(FlowMatching(), 5, times=[0.0, 0.3, 0.9])
+    torch.testing.assert_close(flow.sigma, 1 - flow.t)
+    assert make_grid(VP(), 5, final="sigma_min").t[-1] == 0.0
+    assert make_grid(VP(final_alpha_one=False), 5).t[-1] == 0.0
+    assert make_grid(VP(), 5).t[-1] == -1.0
+
+
+class Trigonometric(NoiseSchedule):
+    """A process of a third party, from time 1 to 0."""
+
+    start, end = 1.0, 0.0  # type: ignore[assignment]
+
+    def alpha(self, t: torch.Tensor) -> torch.Tensor:
+        return torch.where(t == 1, 0.0, (t * torch.pi / 2).cos())
+
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
+        return (t * torch.pi / 2).sin()
+
+    def time_of(self, ratio: torch.Tensor) -> torch.Tensor:
+        return ratio.atan() / (torch.pi / 2)
+
+
+def test_processes_of_others() -> None:
+    noise = Trigonometric()
+    grid = make_grid(noise, 4)
+    assert grid.t.tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
+    torch.testing.assert_close(grid.alpha, noise.alpha(grid.t))
+    listed = make_grid(noise, 2, sigmas=[5.0, 0.5])
+    torch.testing.assert_close(listed.ratio[:-1], torch.tensor([5.0, 0.5], dtype=torch.float64))
 
 
 def test_nodes_between() -> None:

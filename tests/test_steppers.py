@@ -357,7 +357,8 @@ def test_the_start_has_the_deviation_of_its_level() -> None:
 def test_pieces_that_do_not_fit() -> None:
     vp, flow = mixture("vp"), mixture("flow")
     stepper: Any = make_stepper("ddim")
-    for model, noise in ((vp, FlowMatching()), (flow, VP()), (vp, VE()), (mixture("ve", VE()), VP())):
+    others = ((vp, VP(schedule="cosine")), (vp, VP(steps=100)), (vp, FlowMatching()), (vp, VE()), (flow, VP()))
+    for model, noise in (*others, (mixture("ve", VE()), VP())):
         with pytest.raises(ValueError, match="not those of the model's process"):
             make_problem(model, stepper, make_grid(noise, 4), [1])
     grid = make_grid(vp.noise, 4)

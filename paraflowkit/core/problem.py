@@ -160,16 +160,25 @@ class Problem:
 
 
 def _check_process(noise: NoiseSchedule, nodes: TimeGrid) -> None:
-    """Raise ValueError for a grid of another process. Times may be rounded, so only gross differences count."""
+    """Raise ValueError for a grid of another process.
+
+    Levels are those of the times; on VP, whose times may be rounded, within a training step and a half. The last node
+    is free: it is where sampling ends, whatever it is told.
+    """
+    here = nodes.levels[slice(0, -1)]
+    ratio, t = here.sigma / here.alpha, nodes.t[:-1]
     try:
-        own = noise.levels(nodes.t)
-    except ValueError:
-        own = None
-    if own is not None:
-        apart = (own.alpha - nodes.alpha).abs() > 0.5
-        apart |= (own.sigma - nodes.sigma).abs() > 0.5 * nodes.sigma.clamp(min=1)
-        if not bool(apart.any()):
+        if isinstance(noise, VP):
+            low, high = ((t - 1.5).clamp(min=0), (t + 1.5).clamp(max=noise.start))
+            around = [at.sigma / at.alpha for at in (noise.levels(low), noise.levels(high))]
+            fits = (t >= 0) & (t <= noise.start) & (ratio >= around[0] * 0.999) & (ratio <= around[1] * 1.001)
+        else:
+            own = noise.levels(t)
+            fits = ((own.alpha - here.alpha).abs() < 1e-4) & ((own.sigma - here.sigma).abs() < 1e-4 * own.sigma + 1e-6)
+        if bool(fits.all()):
             return
+    except ValueError:
+        pass
     raise ValueError(
         f"The grid's times and noise levels are not those of the model's process, {type(noise).__name__}: make it with "
         "make_grid(model.noise, …)."
@@ -207,7 +216,8 @@ def make_problem(
     count = len(seeds)
     if count == 0:
         raise ValueError("There is nothing to sample: give at least one seed.")
-    if model.prediction is Prediction.V and not isinstance(model.noise, VP):
+    preserved = bool(((grid.alpha.square() + grid.sigma.square() - 1).abs() < 1e-3).all())
+    if model.prediction is Prediction.V and not preserved:
         raise ValueError(
             f"v-prediction belongs to variance-preserving processes, and {type(model.noise).__name__} is none: use a "
             "network that predicts data, noise or velocity."

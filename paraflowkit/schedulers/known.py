@@ -14,7 +14,7 @@ from paraflowkit.core.treatment import Treatment
 from paraflowkit.grid import TimeGrid
 from paraflowkit.noise import Levels
 from paraflowkit.prediction import Prediction
-from paraflowkit.schedulers.loop import Refusal
+from paraflowkit.schedulers.loop import Refusal, one_line
 from paraflowkit.steppers.configs import (
     DDIMConfig,
     DDPMConfig,
@@ -79,7 +79,8 @@ def _kind(scheduler: Any) -> Prediction:
 
 
 def _sigmas(scheduler: Any) -> Tensor:
-    return scheduler.sigmas.double().cpu()
+    """One a node; log-linear interpolation in diffusers lists another 0 behind."""
+    return scheduler.sigmas.double().cpu()[: len(scheduler.timesteps) + 1]
 
 
 def _times(scheduler: Any) -> Tensor:
@@ -264,7 +265,7 @@ def read_frame(scheduler: Any) -> Frame:
         except Exception as error:
             raise Refusal(
                 f"{type(scheduler).__name__}'s noise levels cannot be read, its configuration seems not to fit itself: "
-                f"{error}"
+                f"{one_line(error)}"
             ) from error
         if frame.nodes.steps == len(scheduler.timesteps):
             return frame

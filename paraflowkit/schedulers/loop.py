@@ -36,6 +36,11 @@ class _Noise(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def one_line(error: Exception) -> str:
+    """What others' code says, without its line breaks."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def fresh(scheduler: Any) -> Any:
     """A deep copy, tables on the CPU, of a scheduler on which ``set_timesteps`` was called and ``step`` was not.
 
@@ -44,7 +49,8 @@ def fresh(scheduler: Any) -> Any:
     """
     name = type(scheduler).__name__
     if isinstance(scheduler, type) or not all(hasattr(scheduler, k) for k in ("config", "step", "set_timesteps")):
-        raise Refusal(f"table_from_scheduler takes a configured scheduler object of diffusers, got {scheduler!r}.")
+        got = scheduler if isinstance(scheduler, type) else type(scheduler)
+        raise Refusal(f"table_from_scheduler takes a configured scheduler object of diffusers, got {got}.")
     counted = getattr(scheduler, "num_inference_steps", None) is not None or getattr(
         scheduler, "custom_timesteps", False
     )
@@ -100,7 +106,7 @@ def run(
             except Exception as error:
                 raise Refusal(
                     f"{type(scheduler).__name__} fails in step {n} with plain states and outputs, so it cannot be read "
-                    f"as a step table: {type(error).__name__}: {error}"
+                    f"as a step table: {one_line(error)}"
                 ) from error
             draws = source.taken()
             source.offer(None)

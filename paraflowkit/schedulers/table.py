@@ -16,7 +16,7 @@ from paraflowkit.core.treatment import Treatment
 from paraflowkit.grid import TimeGrid
 from paraflowkit.prediction import Prediction, convert
 from paraflowkit.schedulers.known import Frame, known_stepper, read_frame, treatment_of
-from paraflowkit.schedulers.loop import Refusal, fresh, run
+from paraflowkit.schedulers.loop import Refusal, fresh, one_line, run
 from paraflowkit.schedulers.probe import probe
 from paraflowkit.table import StepTable
 
@@ -163,7 +163,12 @@ def table_from_scheduler(scheduler: Any, **step_options: Any) -> SchedulerTable:
             )
             if table is None:
                 continue
-            difference, scale = _difference(scheduler, step_options, frame, table, limits)
+            try:
+                difference, scale = _difference(scheduler, step_options, frame, table, limits)
+            except Refusal:
+                raise
+            except Exception as error:
+                raise Refusal(f"{name} cannot be read as it is configured: {one_line(error)}") from error
             if difference <= _CLOSE:
                 return SchedulerTable(
                     table=table,

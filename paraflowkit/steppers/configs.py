@@ -33,6 +33,8 @@ class ClippedDDIMConfig(ComponentConfig):
     def _one_limit(self) -> ClippedDDIMConfig:
         if (self.clip is None) == (self.threshold is None):
             raise ValueError("set either 'clip' or 'threshold'; without a limit use the stepper ddim")
+        if self.threshold is None and self.threshold_max != 1:
+            raise ValueError("'threshold_max' belongs to 'threshold': give both")
         return self
 
 

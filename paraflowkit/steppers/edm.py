@@ -28,7 +28,7 @@ class EDMStochastic(BaseStepper[EDMConfig]):
     order = 2
 
     def nodes(self, grid: TimeGrid, noise: NoiseSchedule) -> TimeGrid:
-        """The main nodes carry the raised noise, as far as the process goes."""
+        """The main nodes carry the raised noise; on VP, which has no other, at most that of its last training step."""
         c = self.config
         place = two_stages(grid.steps, last=bool(grid.sigma[-1] > 0))
         plain = grid.take(place)

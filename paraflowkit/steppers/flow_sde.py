@@ -18,8 +18,8 @@ class FlowSDE(BaseStepper[FlowSDEConfig]):
     For any w ≥ 0 the equation ``dx = (v + w/2 score) dt + sqrt(w) dW`` has the marginals of the flow. The score is -e /
     sigma with e the noise in the state, ``e = (alpha' x - alpha v) / (alpha' sigma - alpha sigma')``, primes here for
     derivatives. w is noise_level² times sigma, or times sigma / alpha; at a start without data, where the latter is
-    infinite, that of the next node is taken. The step to clean data is one of Euler. Source: Ma et al., SiT, ECCV
-    2024, section 2.4; Liu et al., Flow-GRPO, 2025, equation 12, for the second choice.
+    infinite, sigma over the alpha of the next node is taken. The step to clean data is one of Euler. Source: Ma et al.,
+    SiT, ECCV 2024, section 2.4; Liu et al., Flow-GRPO, 2025, equation 12, for the second choice.
     """
 
     config_cls = FlowSDEConfig
