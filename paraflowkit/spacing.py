@@ -99,8 +99,10 @@ def make_grid(
         raise ValueError("'shape', 'sigmas' and 'times' each place the nodes: give one of them.")
     flow, vp = isinstance(noise, FlowMatching), isinstance(noise, VP)
     for name, given, works, where in (
-        ("shift", shift != 1.0, flow and times is None, "of flow-matching grids that are not listed by time"),
-        ("shift_terminal", shift_terminal is not None, flow and times is None, "of flow-matching grids"),
+        ("shift", shift != 1.0, flow, "of flow-matching grids"),
+        ("shift_terminal", shift_terminal is not None, flow, "of flow-matching grids"),
+        ("shift", shift != 1.0, times is None, "of grids that are not listed by time"),
+        ("shift_terminal", shift_terminal is not None, times is None, "of grids that are not listed by time"),
         ("convention", convention != "ddim", vp and not listed, "of VP grids that are not listed"),
         ("steps_offset", steps_offset != 0, vp and spacing == "leading", "of VP grids with 'leading' spacing"),
         ("final: sigma_min", final == "sigma_min", vp, "of VP grids; the others end at zero"),
