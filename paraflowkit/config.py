@@ -132,6 +132,9 @@ def _section(
             unknown = item["type"] == "extra_forbidden"
             choices = (*cls.model_fields, *also)
             text = f"unknown setting.{_suggest(source, here, choices)}" if unknown else explain(dict(item))
+            if item["type"] == "literal_error":
+                homes = [key for key, field in cls.model_fields.items() if item["input"] in _values(field.annotation)]
+                text += f" {item['input']!r} is a value of {homes[0]!r}." if homes else ""
             source.report(here, text, at_key=unknown)
         return None
     return None if wrong else made
@@ -140,6 +143,11 @@ def _section(
 def _kinds(annotation: Any) -> set[Any]:
     """The types at the bottom of an annotation: int and None for ``list[int] | None``."""
     return {kind for part in get_args(annotation) for kind in _kinds(part)} or {annotation}
+
+
+def _values(annotation: Any) -> list[str]:
+    """The words that an annotation names, as far as it does; a list, since what is looked for may be anything."""
+    return [kind for kind in _kinds(annotation) if isinstance(kind, str)]
 
 
 def _number(annotation: Any) -> str:

@@ -152,6 +152,8 @@ def test_everything_wrong_is_told_at_once() -> None:
         ("shift: 3.0", "shift: .nan", "grid.shift: expects a finite number, got nan."),
         ("shift: 3.0", "shift: 0", "grid.shift: must be more than 0, got 0."),
         ("spacing: uniform", "spacing: unifrm", "Did you mean 'uniform'?"),
+        ("spacing: uniform", "spacing: karras", "got 'karras'. 'karras' is a value of 'shape'."),
+        ("spacing: uniform", "spacing: [1]", "grid.spacing: expects 'uniform', 'leading', 'trailing' or 'linspace'"),
         ("shift: 3.0", "shift: 3.0\n  image_tokens: 64", "grid: 'shift' and 'image_tokens' both shift the times"),
         ("shift: 3.0", "sigmas: [.nan]", "grid.sigmas.0: expects a finite number, got nan."),
         ("shift: 3.0", "sigmas: [1, -1]", "grid.sigmas.1: must be at least 0, got -1."),
