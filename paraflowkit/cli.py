@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from paraflowkit.errors import ParaflowkitError
+from paraflowkit.scaffold import Kind
 
 if TYPE_CHECKING:
     from paraflowkit.config import RunConfig
@@ -22,6 +23,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+plugin_app = typer.Typer(no_args_is_help=True)
+app.add_typer(plugin_app, name="plugin", help="Write a plugin of your own.")
 
 
 def _fail(error: ParaflowkitError) -> NoReturn:
@@ -39,6 +43,12 @@ def predict(
         bool | None, typer.Option("--compare/--no-compare", help="Also run the sequential sampler and report ratios.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run.")] = None,
+    save_trajectory: Annotated[
+        bool | None, typer.Option("--save-trajectory", help="Also write all states, to start a later run from.")
+    ] = None,
+    warm_start: Annotated[
+        Path | None, typer.Option("--warm-start", help="Start from this trajectory.safetensors of an earlier run.")
+    ] = None,
 ) -> None:
     """Make the requested samples in parallel."""
     from paraflowkit.config import load
@@ -48,6 +58,10 @@ def predict(
         changes.append(f"run.compare={str(compare).lower()}")
     if output is not None:
         changes.append(f"output.folder={json.dumps(str(output), ensure_ascii=False)}")
+    if save_trajectory:
+        changes.append("output.trajectory=true")
+    if warm_start is not None:
+        changes.append(f"run.warm_start={json.dumps(str(warm_start), ensure_ascii=False)}")
     try:
         run = load(config, changes)
         made = _predict_with_progress(run)
@@ -123,6 +137,8 @@ def _print_summary(made: Prediction) -> None:
         )
     if s.verdict():
         console.print(s.verdict())
+    if s.rest_share is not None:
+        console.print(f"Time outside the network: {100 * s.rest_share:.1f} % of the parallel solve.")
     for message in sorted({row["message"] for row in made.rows if row["result"] != "converged"}):
         many = sum(row["message"] == message for row in made.rows)
         console.print(f"{many} of {s.samples} samples: {message}")
@@ -173,6 +189,21 @@ def plugins(
     Console().print(table)
     if bad:
         raise typer.Exit(1)
+
+
+@plugin_app.command("new", no_args_is_help=True)
+def plugin_new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As in run files, such as my-solver.")],
+    kind: Annotated[Kind, typer.Option(metavar="KIND", help="One of solver, stepper, model and window.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives paraflowkit-NAME.")] = Path("."),
+) -> None:
+    """Write an installable package: a working component, its settings, its conformance test and a README."""
+    from paraflowkit.scaffold.package import write
+
+    try:
+        typer.echo(write(name, kind, output).next_steps())
+    except ParaflowkitError as error:
+        _fail(error)
 
 
 @app.command("train-digits")

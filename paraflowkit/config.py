@@ -78,6 +78,12 @@ def loads(text: str, filename: str = "<text>", overrides: Sequence[str] = (), ba
     components = {kind: _component(source, kind, default) for kind, default in COMPONENTS.items()}
     sections = {name: _section(source, (name,), source.data.get(name), cls) for name, cls in SECTIONS.items()}
     requests = _requests(source, base)
+    run = sections["run"]
+    if isinstance(run, RunSettings) and run.warm_start is not None and not Path(run.warm_start).is_file():
+        source.report(
+            ("run", "warm_start"),
+            f"there is no file {run.warm_start!r}; a run with --save-trajectory writes trajectory.safetensors.",
+        )
     source.raise_problems()
     return RunConfig(requests=requests, **components, **sections)  # pyright: ignore[reportArgumentType]
 

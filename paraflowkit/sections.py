@@ -102,6 +102,9 @@ class OutputConfig(ComponentConfig):
     upscale: int = Field(default=8, ge=1, description="Pixels of a PNG for each pixel of a sample.")
     images: bool = Field(default=True, description="Write a PNG a sample and the grid.")
     plot: bool = Field(default=True, description="Write the convergence plot.")
+    trajectory: bool = Field(
+        default=False, description="Write all states of every sample, from which a later run can start warm."
+    )
 
 
 class FabricConfig(ComponentConfig):
@@ -124,4 +127,9 @@ class RunSettings(ComponentConfig):
         description="On NaN or infinity: stop the sample, or go on sequentially from its last exact state.",
     )
     max_sweeps: int | None = Field(default=None, ge=1, description="Stop a batch after so many sweeps.")
+    warm_start: str | None = Field(
+        default=None,
+        min_length=1,
+        description="trajectory.safetensors of an earlier run, whose states are the guesses of this one.",
+    )
     compare: bool = Field(default=False, description="Also run the sequential sampler and report the differences.")

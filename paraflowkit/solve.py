@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paraflowkit.core.draws import draw
+from paraflowkit.buffers import Buffers
+from paraflowkit.core.config import ComponentConfig
+from paraflowkit.core.march import spread
 from paraflowkit.core.problem import Problem
-from paraflowkit.core.solver import ParallelSolver, Sweep
+from paraflowkit.core.solver import ParallelSolver, Sweep, Update
 from paraflowkit.core.stepper import StepRule
 from paraflowkit.core.window import Window, WindowPolicy
 from paraflowkit.norms import tolerance_scales
@@ -41,62 +43,6 @@ class SweepInfo:
     clean: Callable[[], Tensor]
 
 
-class _Run:
-    """Buffers and counters of one solve. Position p of a buffer is node ``lo - history + p`` of its sample."""
-
-    def __init__(self, problem: Problem, windows: list[Window], width: int, keep: bool) -> None:
-        self.problem = problem
-        x0, count = problem.x0, len(problem.x0)
-        self.history, self.width = problem.rule.order_in_time - 1, width
-        self.windows = windows
-        self.lo = torch.tensor([w.lo for w in windows], device=x0.device)
-        self.hi = torch.tensor([w.hi for w in windows], device=x0.device)
-        shape = tuple(x0.shape[1:])
-        # Initial guess "constant": every unknown state starts as the last known one.
-        self.x = x0[:, None].expand(count, self.history + width + 1, *shape).clone()
-        self.m = x0.new_zeros(count, self.history + width, *problem.output_shape)
-        self.known = torch.zeros(count, self.history + width, dtype=torch.bool, device=x0.device)
-        self.z = torch.zeros_like(self.x[:, : width if problem.rule.stochastic else 0])
-        self.drawn = torch.zeros(count, dtype=torch.int64)  # first step whose noise is not in z yet
-        self.trajectory = x0[:, None].expand(count, problem.steps + 1, *shape).clone() if keep else None
-        self.fill_noise()
-
-    @property
-    def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.x, self.m, self.z, self.known))
-
-    def fill_noise(self) -> None:
-        """Draw what the windows need and do not have: each (seed, step) once in a solve."""
-        if not self.problem.rule.stochastic:
-            return
-        shape = tuple(self.x.shape[2:])
-        lo = self.lo.tolist()
-        for i, first in enumerate(lo):
-            for step in range(max(int(self.drawn[i]), first), min(first + self.width, self.problem.steps)):
-                value = draw(self.problem.seeds[i], step + 1, shape)
-                self.z[i, step - first] = value.to(device=self.z.device, dtype=self.z.dtype)
-            self.drawn[i] = min(first + self.width, self.problem.steps)
-
-    def slide(self, stride: Tensor, windows: list[Window]) -> None:
-        """Move every buffer by its sample's stride; states that enter repeat the last one worked on ("constant")."""
-        span = torch.arange(self.x.shape[1], device=self.x.device)
-        rows = torch.arange(len(self.x), device=self.x.device)[:, None]
-        last = (self.history + self.hi - self.lo)[:, None]  # position of x[hi], the last state worked on
-        source = span + stride[:, None]
-        self.x = self.x[rows, torch.minimum(source, last)]
-        outputs = source[:, :-1]
-        inside = outputs < last
-        outputs = outputs.clamp(max=self.m.shape[1] - 1)
-        self.m = self.m[rows, outputs]
-        self.known = self.known[rows, outputs] & inside
-        if self.problem.rule.stochastic:
-            self.z = self.z[rows, (span[: self.width] + stride[:, None]).clamp(max=self.width - 1)]
-        self.windows = windows
-        self.lo = torch.tensor([w.lo for w in windows], device=self.x.device)
-        self.hi = torch.tensor([w.hi for w in windows], device=self.x.device)
-        self.fill_noise()
-
-
 def check_pair(rule: StepRule, solver: ParallelSolver[Any, Any]) -> None:
     """Raise ValueError, with a remedy, where a solver needs a step table and the sampler has none."""
     if solver.needs_table and not isinstance(rule, StepTable):
@@ -116,6 +62,7 @@ def solve(
     max_rows: int | None = None,
     callback: Callable[[SweepInfo], None] | None = None,
     trajectory: bool = False,
+    warm: Tensor | None = None,
 ) -> Solution:
     """Sample a batch in parallel over the steps of each sample.
 
@@ -129,6 +76,8 @@ def solve(
             exact state (which stops if the values were not a guess's fault).
         max_rows: evaluate at most so many network rows in one call.
         callback: called after each sweep. trajectory: keep all N + 1 states of every sample, O(N) memory.
+        warm: ``(samples, N + 1, *shape)``, or ``(1, …)`` for all, the trajectory of an earlier solve on the same nodes,
+            perhaps with other prompts, seeds or guidance. It takes the place of the solver's guesses.
 
     Raises:
         ValueError: settings out of range; the message names the remedy.
@@ -139,22 +88,26 @@ def solve(
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
     check_pair(problem.rule, solver)
-    if problem.nominal and solver.config.norm != "absolute" and solver.config.tolerance > 0:
-        raise ValueError(
-            f"The noise levels of this scheduler are not known, so the norm {solver.config.norm!r} means nothing: use "
-            "norm 'absolute'."
-        )
+    settings = solver.config
+    if problem.nominal:
+        _refuse_levels(solver)
     started = time.perf_counter()
     steps, count, device = problem.steps, len(problem.x0), problem.x0.device
-    settings = solver.config
+    window = _Whole() if solver.whole else window.fit(problem, max_rows)
     width = min(window.limit(steps), solver.max_window or steps, steps)
     limits = [width] * count  # falls to 1 for a sample that goes on sequentially
 
     def cut(windows: list[Window]) -> list[Window]:
-        return [Window(w.lo, min(w.hi, w.lo + limit)) for w, limit in zip(windows, limits, strict=True)]
+        """What the policy asked for, as far as it may be: one step at a time before the window opens."""
+        return [
+            Window(w.lo, min(w.hi, w.lo + (1 if w.lo < settings.precondition else limit)))
+            for w, limit in zip(windows, limits, strict=True)
+        ]
 
-    plan = [window.initial(steps) for _ in range(count)]  # what the policy asked for; `cut` is what is used
-    run = _Run(problem, cut(plan), width, trajectory)
+    plan = [window.initial(steps) for _ in range(count)]
+    run = Buffers(problem, cut(plan), width, _check_warm(warm, problem), trajectory)
+    if not settings.precondition:
+        run.guess([0] * count, settings.guess)
     scales = tolerance_scales(settings.norm, problem.nodes).to(device)
     tolerance = settings.tolerance**2
     detour = 1 if nonfinite == "sequential" else 0  # the sweep whose values were not finite is lost
@@ -170,78 +123,137 @@ def solve(
         torch.cuda.reset_peak_memory_stats(device)
     state = solver.init(problem)
     offsets = torch.arange(width, device=device)
-    estimates = problem.x0
+    estimates = _estimator(problem, run, active)
 
     def finish(i: int, result: Result) -> None:
         results[i] = result
         active[i] = False
 
-    while bool(active.any()):
-        h = run.history
-        node = run.lo[:, None] + offsets
-        valid = (node < run.hi[:, None]) & active[:, None]
-        stale = valid & ~run.known[:, h:]
-        with torch.no_grad():
-            _evaluate(problem, run, node, stale, max_rows, stats)
-            broken = (valid & ~run.m[:, h:].flatten(2).isfinite().all(2)).any(1)
-            estimates = _estimates(problem, run, active & run.m[:, h].flatten(1).isfinite().all(1), estimates)
+    with torch.no_grad():
+        while bool(active.any()):
+            h = run.history
+            apart = stats.sweeps < settings.precondition  # steps are still taken one by one
+            node = run.lo[:, None] + offsets
+            valid = (node < run.hi[:, None]) & active[:, None]
             n = node.clamp(max=steps - 1)
-            x, after = run.x[:, h : h + width], run.x[:, h + 1 :]
-            phi = problem.rule.apply(n, run.x[:, :-1], run.m, run.z if problem.rule.stochastic else None)
-            # Padding may hold anything; zeros keep it from reaching a sum.
-            spread = valid.view(*valid.shape, *(1,) * (x.ndim - 2))
-            phi = torch.where(spread, phi, after)
-            new, state = solver.sweep(state, Sweep(n=n, x=x, after=after, phi=phi, m=run.m[:, h:], valid=valid))
-            new = torch.where(spread, new, after)
-            change = (new - after).flatten(2).double().square().mean(2) / scales[n]
-        change = torch.where(valid, change, torch.nan)
-        broken = broken | (valid & ~change.isfinite()).any(1)
-        lead = ((change <= tolerance) | ~valid).long().cumprod(1)
-        leading = (lead * valid).sum(1)
-        stride = torch.minimum(leading + (1 if settings.stride == "exact" else 0), run.hi - run.lo)
-        stride = torch.where(active & ~broken, stride, 0)
-        stats.fronts.append(run.lo.cpu())
-        stats.residuals.append(change.cpu())
-        moved = (new != after).flatten(2).any(2)
-        keep = active & ~broken
-        fresh = torch.cat([run.x[:, : h + 1], new], 1)
-        run.x = torch.where(keep.view(-1, *(1,) * (run.x.ndim - 1)), fresh, run.x)
-        # An output belongs to the state it was computed at: a state that moved must be evaluated again.
-        run.known[:, h + 1 :] &= ~(moved[:, :-1] & keep[:, None])
-        for i in broken.nonzero()[:, 0].tolist():
-            if nonfinite == "sequential" and limits[i] > 1:
-                limits[i] = 1
-                run.x[i, h + 1 :] = run.x[i, h]
-                run.m[i, h:] = 0
-                run.known[i, h:] = False
-            else:
-                finish(i, Result.NONFINITE)
-        strides = stride.tolist()
-        if run.trajectory is not None:
-            for i, length in enumerate(strides):
-                first = int(run.lo[i])
-                run.trajectory[i, first + 1 : first + 1 + length] = run.x[i, h + 1 : h + 1 + length]
-        # Accepting ends the evaluation of a state: what lies behind the front keeps the output it was accepted with.
-        plan = [window.advance(w, s, steps) if s else w for w, s in zip(plan, strides, strict=True)]
-        run.slide(stride, cut(plan))
-        stats.strides.append(stride.cpu())
-        for i, w in enumerate(run.windows):
-            if results[i] is None and w.lo == steps:
-                finish(i, Result.CONVERGED if limits[i] == width else Result.FELL_BACK)
-            elif results[i] is None and stats.sweeps >= allowed:
-                finish(i, Result.MAX_SWEEPS)
-        if callback is not None:
-            stats.seconds = time.perf_counter() - started
-            clean = partial(_current, run, results, estimates)
-            callback(SweepInfo(stats.sweeps, steps, run.lo.cpu(), stats, clean))
+            wanted = solver.select(state, n, valid) & valid
+            wanted[:, 0] = valid[:, 0]
+            _evaluate(problem, run, node, wanted & ~run.known[:, h:], max_rows, stats)
+            evaluated = valid & run.known[:, h:]
+            broken = (evaluated & ~run.m[:, h:].flatten(2).isfinite().all(2)).any(1)
+            after = run.x[:, h + 1 :]
+            phi = problem.rule.apply(n, run.x[:, :-1], run.m, run.noise)
+            # What was not evaluated may hold anything; its old state keeps it from reaching a sum.
+            phi = torch.where(spread(evaluated, phi), phi, after)
+            found, state = solver.sweep(
+                state, Sweep(problem, n, valid, evaluated, phi, run.x, run.m, run.noise, history=h)
+            )
+            update = found if isinstance(found, Update) else Update(found)
+            new = torch.where(spread(valid, phi), update.states, after)
+            difference = (new - after).flatten(2)
+            residual = difference.double().square().mean(2) if update.residual is None else update.residual
+            residual = torch.where(valid, residual / scales[n], torch.nan)
+            broken = broken | (valid & ~difference.isfinite().all(2)).any(1)
+            leading = ((residual <= tolerance) & valid).long().cumprod(1).sum(1)
+            limit = evaluated.long().cumprod(1).sum(1) if update.limit is None else update.limit
+            least = 1 if settings.stride == "exact" or apart else 0
+            stride = torch.minimum(torch.minimum(leading + least, limit.clamp(min=least)), run.hi - run.lo)
+            stride = torch.where(active & ~broken, stride, 0)
+            stats.fronts.append(run.lo.cpu())
+            stats.residuals.append(residual.cpu())
+            keep = active & ~broken
+            estimates = _estimator(problem, run, keep)
+            opening = "constant" if apart else settings.entering
+            if stats.sweeps == settings.precondition:
+                opening = settings.guess
+            data = run.estimates(evaluated) if opening == "clean_estimate" and warm is None else None
+            run.x = torch.where(spread(keep, run.x), torch.cat([run.x[:, : h + 1], new], 1), run.x)
+            # An output belongs to the state it was computed at: a state that moved must be evaluated again.
+            run.known[:, h + 1 :] &= ~((difference != 0).any(2)[:, :-1] & keep[:, None])
+            for i in broken.nonzero()[:, 0].tolist():
+                if nonfinite == "sequential" and limits[i] > 1:
+                    limits[i] = 1
+                    run.x[i, h + 1 :] = run.x[i, h]
+                    run.m[i, h:] = 0
+                    run.known[i, h:] = False
+                else:
+                    finish(i, Result.NONFINITE)
+            strides = stride.tolist()
+            if run.trajectory is not None:
+                for i, length in enumerate(strides):
+                    first = run.windows[i].lo
+                    run.trajectory[i, first + 1 : first + 1 + length] = run.x[i, h + 1 : h + 1 + length]
+            # Accepting ends the evaluation of a state: behind the front, outputs stay what they were accepted with.
+            plan = [window.advance(w, s, steps) if s else w for w, s in zip(plan, strides, strict=True)]
+            run.slide(strides, cut(plan), opening, data)
+            stats.strides.append(stride.cpu())
+            for i, w in enumerate(run.windows):
+                if results[i] is None and w.lo == steps:
+                    finish(i, Result.CONVERGED if limits[i] == width else Result.FELL_BACK)
+                elif results[i] is None and stats.sweeps >= allowed:
+                    finish(i, Result.MAX_SWEEPS)
+            if callback is not None:
+                stats.seconds = time.perf_counter() - started
+                callback(
+                    SweepInfo(stats.sweeps, steps, run.lo.cpu(), stats, partial(_current, run, results, estimates))
+                )
+        samples = _current(run, results, estimates)
     stats.seconds = time.perf_counter() - started
     if device.type == "cuda":
         stats.peak_bytes = torch.cuda.max_memory_allocated(device)
     ends = tuple(result for result in results if result is not None)
-    return Solution(_current(run, results, estimates), ends, stats, run.trajectory)
+    return Solution(samples, ends, stats, run.trajectory)
 
 
-def _evaluate(problem: Problem, run: _Run, node: Tensor, wanted: Tensor, max_rows: int | None, stats: Stats) -> None:
+class _Whole(WindowPolicy[ComponentConfig]):
+    """All steps at once, for solvers that lay out the trajectory themselves."""
+
+    def __init__(self) -> None:
+        super().__init__(ComponentConfig())
+
+    def limit(self, steps: int) -> int:
+        return steps
+
+    def initial(self, steps: int) -> Window:
+        return Window(0, steps)
+
+    def advance(self, window: Window, stride: int, steps: int) -> Window:
+        return Window(window.lo + stride, steps)
+
+
+def _check_warm(warm: Tensor | None, problem: Problem) -> Tensor | None:
+    """The earlier trajectory, one a sample. Raises ValueError where it does not fit the problem."""
+    if warm is None:
+        return None
+    count, *rest = warm.shape if warm.ndim else (0,)
+    if rest != [problem.steps + 1, *problem.x0.shape[1:]] or count not in (1, len(problem.x0)):
+        raise ValueError(
+            f"The earlier trajectory has the shape {tuple(warm.shape)}, and {len(problem.x0)} samples on "
+            f"{problem.steps + 1} nodes need {(len(problem.x0), problem.steps + 1, *problem.x0.shape[1:])} (or one for "
+            "all): use one that was saved with the same model, stepper and number of steps."
+        )
+    if not bool(warm.isfinite().all()):
+        raise ValueError("The earlier trajectory holds values that are not finite: use that of a run that converged.")
+    return warm.to(problem.x0).expand(len(problem.x0), *rest)
+
+
+def _refuse_levels(solver: ParallelSolver[Any, Any]) -> None:
+    """Raise ValueError for settings that need the noise levels of the nodes, where those are made up."""
+    settings = solver.config
+    if settings.norm != "absolute" and settings.tolerance > 0:
+        raise ValueError(
+            f"The noise levels of this scheduler are not known, so the norm {settings.norm!r} means nothing: use "
+            "norm 'absolute'."
+        )
+    for name in ("guess", "entering"):
+        if getattr(settings, name) != "constant":
+            raise ValueError(
+                f"The noise levels of this scheduler are not known, so {name} {getattr(settings, name)!r} means "
+                f"nothing: use {name} 'constant'."
+            )
+
+
+def _evaluate(problem: Problem, run: Buffers, node: Tensor, wanted: Tensor, max_rows: int | None, stats: Stats) -> None:
     """Evaluate the network at the wanted nodes of all samples, in one call, or in chunks of ``max_rows`` rows."""
     sample, column = wanted.nonzero(as_tuple=True)
     if not len(sample):  # with the printed stride a sweep may only find out that a state has settled
@@ -266,21 +278,23 @@ def _evaluate(problem: Problem, run: _Run, node: Tensor, wanted: Tensor, max_row
     run.known[sample, position] = True
 
 
-def _estimates(problem: Problem, run: _Run, which: Tensor, old: Tensor) -> Tensor:
-    """The data prediction at each front, for the samples marked; the others keep theirs."""
-    if not bool(which.any()):
-        return old
-    new = old.clone()
+def _estimator(problem: Problem, run: Buffers, usable: Tensor) -> Callable[[], Tensor]:
+    """Computes, when it is called, the data prediction at each front of this sweep; the state itself where the output
+    is not ``usable``. Costs nothing unless somebody looks."""
     h = run.history
-    new[which] = problem.clean(run.x[which, h], run.m[which, h], run.lo[which])
-    return new
+    x, m, node = run.x[:, h], run.m[:, h], run.lo.clamp(max=problem.steps - 1)
+
+    def compute() -> Tensor:
+        return torch.where(spread(usable, x), problem.clean(x, m, node), x)
+
+    return compute
 
 
-def _current(run: _Run, results: list[Result | None], estimates: Tensor) -> Tensor:
+def _current(run: Buffers, results: list[Result | None], estimates: Callable[[], Tensor]) -> Tensor:
     """The best samples so far: the last state where it is reached, the state at the front after a fault, else the
     data prediction."""
-    out = estimates.clone()
-    for i, result in enumerate(results):
-        if run.windows[i].lo == run.problem.steps or result is Result.NONFINITE:
-            out[i] = run.x[i, run.history]
-    return out
+    done = [run.windows[i].lo == run.problem.steps or result is Result.NONFINITE for i, result in enumerate(results)]
+    front = run.x[:, run.history]
+    if all(done):
+        return front.clone()
+    return torch.where(spread(torch.tensor(done, device=front.device), front), front, estimates())

@@ -115,7 +115,7 @@ def test_buffers_do_not_grow_with_the_steps() -> None:
 
 
 def test_noise_of_a_step_is_drawn_once_and_depends_on_seed_and_step_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from paraflowkit import solve as module  # the module: the function is not exported here
+    from paraflowkit import buffers as module
     from paraflowkit.core import draws
 
     asked: list[tuple[int, int]] = []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Norm = Literal["absolute", "sigma", "posterior"]
+Guess = Literal["constant", "noise", "clean_estimate"]
 
 
 class ComponentConfig(BaseModel):
@@ -18,9 +19,15 @@ class ComponentConfig(BaseModel):
 class SolverConfig(ComponentConfig):
     """Settings that every iterative solver has.
 
-    The mean squared change of a state, ``|dx|² / D``, counts as converged up to ``tolerance² · scale``.
+    The mean squared change of a state, ``|dx|² / D``, counts as converged up to ``tolerance² · scale``. A class may
+    name published settings in :attr:`presets`; its setting ``preset`` then takes one of those names, and settings
+    given beside it win.
     """
 
+    #: Named sets of settings.
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    preset: str | None = Field(default=None, description="Name of published settings; what is given beside it wins.")
     tolerance: float = Field(
         default=1e-2, ge=0, allow_inf_nan=False, description="Largest accepted change; 0 is exact."
     )
@@ -34,3 +41,33 @@ class SolverConfig(ComponentConfig):
         description="exact: accept 1 + the number of leading converged states; printed: that number only, as ParaFlow "
         "prints it, which may take 2N sweeps.",
     )
+    precondition: int = Field(
+        default=0, ge=0, description="M, steps taken one by one before the window opens; they are exact."
+    )
+    guess: Guess = Field(
+        default="constant",
+        description="Of the states in the first window: the last exact state, noise, or the sampler rolled on with the "
+        "data prediction of the last of the preconditioning steps, of which it needs at least one.",
+    )
+    entering: Guess = Field(
+        default="constant",
+        description="Of the states that enter a sliding window: the last state in it, noise, or the sampler rolled on "
+        "with the data prediction of the last node that was evaluated.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_preset(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("preset") is None:
+            return given
+        name = given["preset"]
+        if not isinstance(name, str) or name not in cls.presets:
+            known = ", ".join(cls.presets) or "it has none"
+            raise ValueError(f"unknown preset {name!r}; presets of this solver: {known}")
+        return {**cls.presets[name], **given}
+
+    @model_validator(mode="after")
+    def _guess_has_an_estimate(self) -> SolverConfig:
+        if self.guess == "clean_estimate" and self.precondition == 0:
+            raise ValueError("'guess: clean_estimate' needs 'precondition' of at least 1, which makes the estimate")
+        return self

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +38,7 @@ class Problem:
             rescaling of guided outputs.
         learned_variance: the network's output has twice the channels, the second half a DDPM step's variance.
         nominal: the noise levels of the nodes are made up, so norms that divide by them mean nothing.
+        data_std: standard deviation of the data, a scale for guesses.
     """
 
     evaluate: Evaluate
@@ -50,6 +53,7 @@ class Problem:
     treatment: Treatment = field(default_factory=Treatment)
     learned_variance: bool = False
     nominal: bool = False
+    data_std: float = 1.0
 
     def __post_init__(self) -> None:
         for name, value in (("seeds", self.seeds), ("conditions", self.cond), ("unguided conditions", self.uncond)):
@@ -158,6 +162,22 @@ class Problem:
         m = m[:, : x.shape[1]]  # a learned variance says nothing about the data
         return convert(m, x, self.nodes.levels[node], self.wants, Prediction.DATA)
 
+    def from_data(self, data: Tensor, x: Tensor, node: Tensor) -> Tensor:
+        """The output, as the sampler wants it, that a data prediction stands for; the inverse of :meth:`clean`."""
+        return convert(data, x, self.nodes.levels[node], Prediction.DATA, self.wants)
+
+    @cached_property
+    def held(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """:meth:`from_data` as weights of state and data prediction, float64 ``(N,)`` each.
+
+        A node without noise within the grid has no such weights; there the output is taken to be 0.
+        """
+        here, one = self.nodes.levels[slice(0, -1)], self.nodes.alpha.new_ones(self.nodes.steps, 1)
+        of_x = convert(torch.zeros_like(one), one, here, Prediction.DATA, self.wants)
+        of_data = convert(one, torch.zeros_like(one), here, Prediction.DATA, self.wants)
+        usable = of_x.isfinite() & of_data.isfinite()
+        return tuple(torch.where(usable, w, 0.0)[:, 0].cpu().numpy() for w in (of_x, of_data))  # pyright: ignore[reportReturnType]
+
 
 def _check_process(noise: NoiseSchedule, nodes: TimeGrid) -> None:
     """Raise ValueError for a grid of another process.
@@ -263,4 +283,5 @@ def make_problem(
         guidance=torch.tensor(scales, dtype=torch.float64, device=device),
         treatment=treatment or Treatment(),
         learned_variance=model.learned_variance,
+        data_std=model.data_std,
     )

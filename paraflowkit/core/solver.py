@@ -21,20 +21,60 @@ class Sweep:
     """What a solver sees in one sweep. Samples whose windows are shorter than ``width`` carry padding behind them.
 
     Attributes:
+        problem: what is solved.
         n: int64 ``(samples, width)``, the steps of each window (padding repeats the last step).
-        x: ``(samples, width, *shape)``, the states x° at nodes n, at which the network was evaluated.
-        after: ``(samples, width, *shape)``, the states x° at nodes n + 1.
-        phi: ``(samples, width, *shape)``, one step of the sampler from them, Φ_n(x°), with true history and noise.
-        m: ``(samples, width, *output_shape)``, the outputs at nodes n.
         valid: bool ``(samples, width)``, False on padding.
+        evaluated: bool ``(samples, width)``, the nodes whose output is the network's at their state x°. Elsewhere
+            ``m`` and ``phi`` hold nothing of use.
+        phi: ``(samples, width, *shape)``, one step of the sampler from x°, Φ_n(x°), with true history and noise.
+        states: ``(samples, history + width + 1, *shape)``, x° of the nodes ``lo - history`` … ``lo + width``.
+        outputs: ``(samples, history + width, *output_shape)``, the outputs of those nodes but the last.
+        z: ``(samples, width, *shape)``, the noise of the steps, or None where the sampler adds none.
+        history: nodes behind the front that the sampler looks at.
     """
 
+    problem: Problem
     n: Tensor
-    x: Tensor
-    after: Tensor
-    phi: Tensor
-    m: Tensor
     valid: Tensor
+    evaluated: Tensor
+    phi: Tensor
+    states: Tensor
+    outputs: Tensor
+    z: Tensor | None
+    history: int
+
+    @property
+    def x(self) -> Tensor:
+        """``(samples, width, *shape)``, the states x° at nodes n, at which the network was evaluated."""
+        return self.states[:, self.history : -1]
+
+    @property
+    def after(self) -> Tensor:
+        """``(samples, width, *shape)``, the states x° at nodes n + 1."""
+        return self.states[:, self.history + 1 :]
+
+    @property
+    def m(self) -> Tensor:
+        """``(samples, width, *output_shape)``, the outputs at nodes n."""
+        return self.outputs[:, self.history :]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a solver makes of a sweep, where the new states alone do not say it.
+
+    Attributes:
+        states: ``(samples, width, *shape)``, the new states at nodes n + 1.
+        residual: float64 ``(samples, width)``, what the tolerance is compared with, by default the mean squared change
+            of each state. It is divided by the norm's scale.
+        limit: int64 ``(samples,)``, the most states that may be accepted now; by default as many as there are leading
+            nodes that are ``evaluated``, so that nothing is accepted that the network has not seen. The first state,
+            which is exact, is always accepted.
+    """
+
+    states: Tensor
+    residual: Tensor | None = None
+    limit: Tensor | None = None
 
 
 class ParallelSolver(ABC, Generic[SolverConfigT, StateT]):
@@ -42,14 +82,17 @@ class ParallelSolver(ABC, Generic[SolverConfigT, StateT]):
 
     The contract: the new x[lo+1] equals ``phi`` at the front, bit for bit, so each sweep makes one more state exact.
     Configuration is frozen and the state of a solve is passed in and out, so one object may serve many solves at once.
+    :mod:`paraflowkit.testing` checks all of it.
 
     Attributes:
         max_window: longest window that makes sense, or None. Sequential sampling is a window of one.
+        whole: the solver lays out the whole trajectory itself, so the window is all N steps whatever the policy says.
     """
 
     api_version = API_VERSION
     config_cls: type[SolverConfig] = SolverConfig
     max_window: int | None = None
+    whole: bool = False
     #: Refuse steppers that are not affine, at composition.
     needs_table: bool = False
 
@@ -58,11 +101,27 @@ class ParallelSolver(ABC, Generic[SolverConfigT, StateT]):
 
     @abstractmethod
     def init(self, problem: Problem) -> StateT:
-        """The state before the first sweep."""
+        """The state before the first sweep: an immutable dataclass, or None.
+
+        Raises:
+            ValueError: the solver's settings do not fit the problem; the message names the remedy.
+        """
+
+    def select(self, state: StateT, n: Tensor, valid: Tensor) -> Tensor:
+        """The nodes whose outputs the next sweep needs, by default all of the window.
+
+        Args:
+            state: of the solve. n, valid: as in :class:`Sweep`.
+
+        Returns:
+            bool ``(samples, width)``. The front is always evaluated; a node whose state has not moved since its last
+            evaluation is not evaluated again.
+        """
+        return valid
 
     @abstractmethod
-    def sweep(self, state: StateT, sweep: Sweep) -> tuple[Tensor, StateT]:
-        """The new states at nodes n + 1, ``(samples, width, *shape)``, and the solver's next state.
+    def sweep(self, state: StateT, sweep: Sweep) -> tuple[Tensor | Update, StateT]:
+        """The new states at nodes n + 1, ``(samples, width, *shape)``, or an :class:`Update`, and the next state.
 
-        Nothing in ``sweep`` may be changed in place.
+        Nothing in ``sweep`` may be changed in place, and no sample may look at another. States of padding are ignored.
         """

@@ -8,6 +8,7 @@ from typing import Generic
 
 from paraflowkit.core import API_VERSION
 from paraflowkit.core.config import ComponentConfig
+from paraflowkit.core.problem import Problem
 from paraflowkit.core.stepper import ConfigT
 
 
@@ -28,13 +29,24 @@ class WindowPolicy(ABC, Generic[ConfigT]):
     def __init__(self, config: ConfigT) -> None:
         self.config = config
 
+    def fit(self, problem: Problem, max_rows: int | None) -> WindowPolicy[ConfigT]:
+        """The policy for one problem: itself, unless it depends on the device or the rows.
+
+        Args:
+            problem: about to be solved. max_rows: the caller's limit on the rows of one network call.
+
+        Raises:
+            ValueError: nothing fits; the message names the remedy.
+        """
+        return self
+
     @abstractmethod
     def limit(self, steps: int) -> int:
         """The longest window that :meth:`initial` and :meth:`advance` will ever ask for, 1 … steps."""
 
     @abstractmethod
     def initial(self, steps: int) -> Window:
-        """The first window of a sample of so many steps."""
+        """The first window of a sample of so many steps; it starts at node 0."""
 
     @abstractmethod
     def advance(self, window: Window, stride: int, steps: int) -> Window:

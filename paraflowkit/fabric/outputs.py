@@ -135,6 +135,11 @@ class Summary:
         self.samples = total
 
     @property
+    def rest_share(self) -> float | None:
+        """Share of the parallel seconds that was spent outside the network."""
+        return 1 - self.model_seconds / self.seconds if self.seconds else None
+
+    @property
     def speedup(self) -> float | None:
         """Sequential seconds over parallel seconds."""
         return None if self.sequential is None else self.sequential["seconds"] / self.seconds
@@ -160,7 +165,7 @@ class Summary:
         """For JSON, without the per-sweep figures."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "stats"}
         values["speedup"], values["verdict"] = self.speedup, self.verdict()
-        values["rest_share"] = 1 - self.model_seconds / self.seconds if self.seconds else None
+        values["rest_share"] = self.rest_share
         return values
 
 

@@ -27,6 +27,7 @@ from paraflowkit.requests import Request, read_requests
 from paraflowkit.solution import Solution
 from paraflowkit.solve import SweepInfo, check_pair, solve
 from paraflowkit.spacing import make_grid, resolution_shift
+from paraflowkit.trajectory import load_trajectory, save_trajectory
 
 #: Called after each sweep with the batch's number, the number of batches and what the solver tells.
 SweepCallback = Callable[[int, int, SweepInfo], None]
@@ -118,10 +119,15 @@ def predict(
         check_pair(first.rule, pieces.solver)
     except ValueError as error:
         raise ParaflowkitError(str(error)) from error
+    warm = None
+    if config.run.warm_start is not None:
+        shape = pieces.model.shape
+        warm = load_trajectory(Path(config.run.warm_start), first.nodes, len(requests), shape)
     folder = RunFolder(config, requests) if save else None
     rows: list[dict[str, Any]] = []
     summary = Summary.start(pieces.model, config, fabric.device)
     samples: list[torch.Tensor] = []
+    trajectories: list[torch.Tensor] = []
     reference = _sequential() if config.run.compare else None
     if reference is not None:
         _warm_up(first)
@@ -133,10 +139,14 @@ def predict(
             if on_sweep is not None:
                 on_sweep(at, len(batches), info)
 
-        solution = _solve(config, (pieces.solver, pieces.window), problem, config.run.max_sweeps, told)
+        pair = (pieces.solver, pieces.window)
+        guess = None if warm is None else warm[len(rows) : len(rows) + len(batch)]
+        solution = _solve(config, pair, problem, config.run.max_sweeps, told, config.output.trajectory, guess)
         new = sample_rows(len(rows), batch, solution, plain, pieces.model.data_std)
         summary.add(new, solution, plain)
         samples.append(solution.x.cpu())
+        if solution.trajectory is not None:
+            trajectories.append(solution.trajectory.cpu())
         if folder is not None:
             folder.add(new, samples[-1])
         rows += new
@@ -144,6 +154,8 @@ def predict(
     if folder is not None:
         tolerance = pieces.solver.config.tolerance
         folder.finish(done, summary, first.steps, tolerance)
+        if trajectories:
+            save_trajectory(folder.path / "trajectory.safetensors", torch.cat(trajectories), first.nodes)
     return Prediction(done, rows, summary, folder.path if folder is not None else None)
 
 
@@ -196,6 +208,8 @@ def _solve(
     problem: Problem,
     max_sweeps: int | None,
     callback: Callable[[SweepInfo], None] | None = None,
+    trajectory: bool = False,
+    warm: torch.Tensor | None = None,
 ) -> Solution:
     return solve(
         problem,
@@ -205,6 +219,8 @@ def _solve(
         nonfinite=config.run.nonfinite,
         max_rows=config.run.max_rows,
         callback=callback,
+        trajectory=trajectory,
+        warm=warm,
     )
 
 
