@@ -12,6 +12,7 @@ from paraflowkit.core.model import VelocityModel
 from paraflowkit.core.problem import Problem, make_problem
 from paraflowkit.core.solver import ParallelSolver
 from paraflowkit.core.stepper import BaseStepper
+from paraflowkit.core.window import WindowPolicy
 from paraflowkit.models.configs import GaussianMixtureConfig
 from paraflowkit.models.gaussian_mixture import GaussianMixture
 from paraflowkit.noise import NoiseSchedule
@@ -41,11 +42,24 @@ def make_stepper(name: str, **settings: Any) -> BaseStepper[Any]:
     return registry.get("stepper", name)(registry.config_class("stepper", name).model_validate(settings))
 
 
+def make_solver(name: str, **settings: Any) -> ParallelSolver[Any, Any]:
+    """An installed solver."""
+    return registry.get("solver", name)(registry.config_class("solver", name).model_validate(settings))
+
+
+def make_window(name: str, **settings: Any) -> WindowPolicy[Any]:
+    """An installed window policy."""
+    return registry.get("window", name)(registry.config_class("window", name).model_validate(settings))
+
+
 def exact_solvers() -> dict[str, ParallelSolver[Any, Any]]:
     """Every parallel solver at tolerance 0."""
     return {
         "paradigms": ParaDiGMS(ParaDiGMSConfig(tolerance=0.0)),
         "paraflow": ParaFlow(ParaFlowConfig(tolerance=0.0)),
+        "parataa": make_solver("parataa", tolerance=0.0),
+        "parasolver": make_solver("parasolver", tolerance=0.0),
+        "parasolver-turbo": make_solver("parasolver-turbo", tolerance=0.0, degree=3),
     }
 
 
