@@ -10,6 +10,7 @@ import torch
 from problems import STEPPERS, Counting, make_solver, make_window, mixture, problem, sequential, sliding
 from pydantic import ValidationError
 
+from paraflowkit.core.memory import AliveBytes
 from paraflowkit.models.configs import DigitsConfig
 from paraflowkit.models.digits.adapter import DigitsFlow
 from paraflowkit.solve import solve
@@ -82,7 +83,7 @@ def test_fit_measures_what_a_row_takes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_counting_alive_tensors() -> None:
-    with torch.no_grad(), module._Alive() as count:  # type: ignore[attr-defined]
+    with torch.no_grad(), AliveBytes() as count:
         a = torch.zeros(1000)  # 4000 bytes
         b = a + 1
         c = b.view(10, 100) * 2  # a view takes nothing
@@ -104,3 +105,19 @@ def test_what_does_not_fit_gets_a_sentence() -> None:
 def test_ill_settings_are_refused() -> None:
     with pytest.raises(ValidationError, match="least <= size <= most"):
         make_window("adaptive", size=3, least=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stepper", ["euler", "ddim-1"])
+@pytest.mark.parametrize("solver", ["paradigms", "paraflow", "parataa", "parasolver", "parasolver-turbo"])
+def test_memory_does_not_grow_with_the_steps(solver: str, stepper: str) -> None:
+    """All tensors alive within a solve, N = 1000 against N = 50; the tables are made before."""
+    settings = {"subintervals": None} if solver == "parasolver" else {}
+    peaks = []
+    for steps in (50, 1000):
+        p = problem(mixture(dimension=4096), STEPPERS[stepper], steps, 2, guidance=2.0, dtype=torch.float32)
+        with AliveBytes() as count:
+            solve(p, make_solver(solver, tolerance=1e-2, norm="absolute", **settings), sliding(8))
+        peaks.append(count.most)
+    tables = 1000 * 64  # weights, norms and held predictions of a step, float64
+    assert peaks[1] <= 1.05 * peaks[0] + tables

@@ -47,7 +47,7 @@ class ParaTAA(ParallelSolver[ParaTAAConfig, ParaTAAState]):
         γ_n = (sum_{j ≤ n} ΔR_jᵀ ΔR_j + λ I)⁻¹ sum_{j ≤ n} ΔR_jᵀ R_j,   x_n = x°_n + R_n - (ΔX_n + ΔR_n) γ_n
 
     over the nodes j of the window up to n, so that the correction is triangular as the system is. The first unfinished
-    state is one plain step from its neighbour, which keeps the bound of N sweeps. Convergence is measured by the
+    state is not corrected, which keeps the bound of N sweeps. Convergence is measured by the
     residual of one step, Φ_{n-1}(x°[n-1]) - x°[n]. Source:
 
     .. code-block:: bibtex
@@ -75,14 +75,15 @@ class ParaTAA(ParallelSolver[ParaTAAConfig, ParaTAAState]):
         r = torch.where(valid, self._unrolled(state.table, sweep) - sweep.after, 0)
         first = torch.where(valid, sweep.phi - sweep.after, 0)
         state = self._remember(state, sweep, r)
+        residual = first.flatten(2).double().square().mean(2)
         new = sweep.after + r
         if len(state.dx):
-            new = new - self._correction(state, r)
-        residual = first.flatten(2).double().square().mean(2)
-        # States that have converged and the first that has not are one step from their neighbour: see the class.
-        settled = ((residual / state.scales[sweep.n] <= self.config.tolerance**2) & sweep.valid).long().cumprod(1)
-        plain = torch.cat([torch.ones_like(settled[:, :1]), settled[:, :-1]], 1).bool()
-        return Update(torch.where(spread(plain, new), sweep.phi, new), residual=residual), state
+            # States that have converged and the first that has not are not corrected: see the class.
+            settled = ((residual / state.scales[sweep.n] <= self.config.tolerance**2) & sweep.valid).long().cumprod(1)
+            late = torch.cat([torch.zeros_like(settled[:, :1]), 1 - settled[:, :-1]], 1).bool()
+            new = torch.where(spread(late, new), new - self._correction(state, r), new)
+        new[:, 0] = sweep.phi[:, 0]
+        return Update(new, residual=residual), state
 
     def _unrolled(self, table: StepTable, sweep: Sweep) -> Tensor:
         """Y at nodes n + 1: order-d values from order d - 1 … d - K of the nodes before, up to d = k."""

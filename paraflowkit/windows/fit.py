@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import weakref
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from paraflowkit.core.memory import AliveBytes
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.window import WindowPolicy
 from paraflowkit.windows.configs import FitConfig, SlidingConfig
@@ -70,37 +66,9 @@ def _free(device: torch.device) -> float:
     return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-class _Alive(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations make while it is on, and their highest sum."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.most = 0
-        self.seen: set[int] = set()
-
-    def _gone(self, key: int, size: int) -> None:
-        self.seen.discard(key)
-        self.now -= size
-
-    def __torch_dispatch__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for value in tree_leaves(made):
-            if isinstance(value, Tensor):
-                storage = value.untyped_storage()
-                key, size = storage.data_ptr(), storage.nbytes()
-                if key not in self.seen:
-                    self.seen.add(key)
-                    self.now += size
-                    self.most = max(self.most, self.now)
-                    weakref.finalize(storage, self._gone, key, size)
-        return made
-
-
 def _peak(problem: Problem, copies: int) -> int:
     """The most bytes alive within an evaluation of so many steps of every sample."""
     sample = torch.arange(len(problem.x0), device=problem.x0.device).repeat(copies)
-    with torch.no_grad(), _Alive() as count:
+    with torch.no_grad(), AliveBytes() as count:
         problem.output(problem.x0[sample], torch.zeros_like(sample), sample)
     return count.most
