@@ -77,6 +77,11 @@ class Stats:
         """Wall clock outside the network."""
         return self.seconds - self.model_seconds
 
+    @property
+    def rest_share(self) -> float:
+        """Share of the wall clock outside the network."""
+        return self.rest_seconds / self.seconds if self.seconds else 0.0
+
 
 @dataclass(frozen=True)
 class Solution:
