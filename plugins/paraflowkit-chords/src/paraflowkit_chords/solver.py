@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from paraflowkit.core.coarse import Past, corrected, jump, step
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.solver import ParallelSolver, Sweep, Update
 from paraflowkit.norms import tolerance_scales
 from torch import Tensor
 
-from paraflowkit_chords.coarse import Past, corrected, jump, step
 from paraflowkit_chords.config import ChordsConfig
 from paraflowkit_chords.starts import automatic_starts
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from paraflowkit.core.coarse import Past, corrected, jump, step, where
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.solver import ParallelSolver, Sweep, Update
 from torch import Tensor
 
-from paraflowkit_parareal.coarse import Past, corrected, jump, step, where
 from paraflowkit_parareal.config import PararealConfig
 from paraflowkit_parareal.layout import Layout
 
@@ -136,7 +136,7 @@ class Parareal(ParallelSolver[PararealConfig, PararealState]):
             noise = _over(sweep.z, chain.node - lo, layout.length(chain.block))
             jumped = chain.jumped
             if jumped is None:
-                jumped = jump(problem, chain.past, output, noise, chain.node, layout.length(chain.block))
+                jumped, _ = jump(problem, chain.past, output, noise, chain.node, layout.length(chain.block))
                 before = latest[chain.block]
                 # A sample whose front has gone past this start keeps the jump that the front made.
                 latest[chain.block] = jumped if before is None else where(lo > chain.node, before, jumped)
@@ -152,7 +152,7 @@ class Parareal(ParallelSolver[PararealConfig, PararealState]):
             arrived = (lo == layout.edges[block]) & sweep.valid[:, 0]
             if layout.edges[block] not in starting and bool(arrived.any()):  # a front ahead of all iterations
                 noise = _over(sweep.z, torch.zeros_like(lo), layout.length(block))
-                own = jump(problem, front, sweep.m[:, 0], noise, layout.edges[block], layout.length(block))
+                own, _ = jump(problem, front, sweep.m[:, 0], noise, layout.edges[block], layout.length(block))
                 before = latest[block]
                 latest[block] = own if before is None else where(arrived, own, before)
         made: list[tuple[int, int]] = layout.made_by(state.clock)

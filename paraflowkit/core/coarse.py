@@ -1,21 +1,22 @@
-"""What a core carries with it, its fine steps and its coarse jumps."""
+"""Chains of fine steps and coarse jumps, for solvers that run several ahead of the front (parareal, CHORDS)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from paraflowkit.core.march import roll
-from paraflowkit.core.problem import Problem
 from torch import Tensor
+
+from paraflowkit.core.march import roll, spread
+from paraflowkit.core.problem import Problem
 
 
 @dataclass(frozen=True)
 class Past:
-    """All that the sampler needs to go on from a node, given the output there.
+    """All that a sampler needs to go on from a node, given the output there.
 
     Attributes:
-        x: ``(samples, history + 1, *shape)``, the states of the last nodes, the core's own node last.
+        x: ``(samples, history + 1, *shape)``, the states of the last nodes, the node that it stands at last.
         m: ``(samples, history, *output_shape)``, the outputs of the nodes before it.
     """
 
@@ -68,3 +69,12 @@ def jump(problem: Problem, past: Past, output: Tensor, z: Tensor | None, node: i
 def corrected(fine: Past, new: Past, old: Past) -> Past:
     """The parareal correction: a fine result plus what a new start changes in the coarse one."""
     return Past(fine.x + (new.x - old.x), fine.m + (new.m - old.m))
+
+
+def where(mask: Tensor, first: Past, second: Past) -> Past:
+    """The first for the samples marked in ``mask``, bool ``(samples,)``, the second for the others."""
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(spread(mask, a), a, b)
+
+    return Past(pick(first.x, second.x), pick(first.m, second.m))
