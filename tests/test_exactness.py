@@ -41,8 +41,7 @@ def check(
     assert int(found.stats.evaluations.sum()) * per_evaluation == counting.rows
 
 
-@pytest.mark.parametrize("batch", [1, 5])
-@pytest.mark.parametrize("width", [1, 3, 8, N, N + 5])
+@pytest.mark.parametrize(("width", "batch"), [(1, 5), (3, 1), (8, 5), (N + 5, 5)])
 @pytest.mark.parametrize("solver", exact_solvers())
 @pytest.mark.parametrize(("process", "stepper"), PAIRS)
 def test_mixture(process: str, stepper: str, solver: str, width: int, batch: int) -> None:

@@ -121,8 +121,9 @@ def test_settings_load_without_torch(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_its_conformance_test_passes(tmp_path):
-    """One kind; all of them are among the slow tests."""
+    """It leaves nothing behind either."""
     folder = write("my-window", Kind.WINDOW, tmp_path).folder
     before = files_under(folder)
     ran = run_its_tests(folder)

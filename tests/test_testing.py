@@ -82,16 +82,19 @@ def shipped(kind: str) -> list[str]:
     return [name + NEEDED.get(name, "") for name in named]
 
 
-FAST = [name for kind in KINDS for name in shipped(kind) if kind != "stepper"]
+#: Of those that are built alike one is enough for a quick look; the slow tests check all.
+ALIKE = {"solver:paradigms", "solver:sequential", "model:digits-vp"}
+FAST = [name for kind in KINDS for name in shipped(kind) if kind != "stepper" and name not in ALIKE]
 
 
-@parametrize_with_checks(FAST)
+@parametrize_with_checks([*FAST, "stepper:euler", "stepper:ddpm", "stepper:dpm-solver"])
 def test_shipped(component: Any, check: Any) -> None:
     check(component)
 
 
-@pytest.mark.parametrize("name", shipped("stepper"))
-def test_shipped_steppers(name: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*shipped("stepper"), *ALIKE])
+def test_all_others_that_are_shipped(name: str) -> None:
     check_component(name)
 
 
