@@ -7,7 +7,7 @@ from torch import Tensor
 
 from paraflowkit.core.config import Guess
 from paraflowkit.core.draws import draw
-from paraflowkit.core.march import estimate, roll
+from paraflowkit.core.march import estimate, roll, spread
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.window import Window
 
@@ -31,7 +31,9 @@ class Buffers:
         shape = tuple(x0.shape[1:])
         self.x = x0[:, None].expand(count, self.history + width + 1, *shape).clone()
         self.m = x0.new_zeros(count, self.history + width, *problem.output_shape)
+        #: Nodes whose output is the network's at their present state; ``seen``: at this state or an earlier one.
         self.known = torch.zeros(count, self.history + width, dtype=torch.bool, device=x0.device)
+        self.seen = torch.zeros_like(self.known)
         self.z = torch.zeros_like(self.x[:, : width if problem.rule.stochastic else 0])
         self.drawn = [0] * count  # first step whose noise is not in z yet
         self.trajectory = x0[:, None].expand(count, problem.steps + 1, *shape).clone() if keep else None
@@ -46,7 +48,7 @@ class Buffers:
     @property
     def bytes(self) -> int:
         """Size of the buffers, without the trajectory that a caller may ask for."""
-        return sum(t.numel() * t.element_size() for t in (self.x, self.m, self.z, self.known))
+        return sum(t.numel() * t.element_size() for t in (self.x, self.m, self.z, self.known, self.seen))
 
     @property
     def noise(self) -> Tensor | None:
@@ -80,6 +82,7 @@ class Buffers:
             outputs = outputs.clamp(max=self.m.shape[1] - 1)
             self.m = self.m[rows, outputs]
             self.known = self.known[rows, outputs] & inside
+            self.seen = self.seen[rows, outputs] & inside
             if self.problem.rule.stochastic:
                 self.z = self.z[rows, (span[: self.width] + stride).clamp(max=self.width - 1)]
             self._place(windows)
@@ -114,28 +117,34 @@ class Buffers:
                     self.x[i, self.history + node - window.lo] = state.to(self.x)
             return
         assert data is not None  # a clean estimate needs an evaluated node, which every slide has behind it
-        if self.history:
-            self._hold(data)
+        open_ = torch.zeros(len(self.x), dtype=torch.bool, device=self.x.device)
+        open_[[i for i, _, _ in gaps]] = True
+        self.hold(data, open_[:, None])
         first = [max(0, n - w.lo) for n, w in zip(known, self.windows, strict=True)]
         last = [max(f, w.hi - w.lo) for f, w in zip(first, self.windows, strict=True)]
         lo = [w.lo for w in self.windows]
         self.x = roll(self.problem, self.x, self.m, self.noise, lo, first, last, data)
+        self.hold(data, open_[:, None])
 
     def _noise(self, sample: int, node: int) -> Tensor:
-        """Gaussian noise with the deviation of states of unit data at this node; counters below 0 are for guesses."""
+        """Gaussian noise with the deviation of states at this node; counters below 0 are for guesses."""
         nodes = self.problem.nodes
-        scale = float(torch.hypot(nodes.alpha[node], nodes.sigma[node]))
+        scale = float(torch.hypot(nodes.alpha[node] * self.problem.data_std, nodes.sigma[node]))
         return draw(self.problem.seeds[sample], -1 - node, tuple(self.x.shape[2:])) * scale
 
-    def _hold(self, data: Tensor) -> None:
-        """Give nodes that no evaluation has seen an output for steps that look back at them: the held estimate's."""
+    def hold(self, data: Tensor, where: Tensor) -> None:
+        """Give nodes that the network has never seen an output, for steps that look back at them: the estimate's.
+
+        Args:
+            data: ``(samples, *shape)``. where: bool, broadcast to ``(samples, history + width)``; other nodes are left.
+        """
+        if not self.history:
+            return  # nothing looks back
         count, width = self.known.shape
         node = self.lo[:, None] - self.history + torch.arange(width, device=self.x.device)
-        node = node.clamp(0, self.problem.steps - 1)
         flat = data[:, None].expand(count, width, *data.shape[1:]).flatten(0, 1)
-        x = self.x[:, :-1].flatten(0, 1)
-        made = self.problem.from_data(flat, x, node.flatten()).view(count, width, *data.shape[1:])
-        unknown = ~self.known & made.flatten(2).isfinite().all(2)
+        at = node.clamp(0, self.problem.steps - 1).flatten()
+        made = self.problem.from_data(flat, self.x[:, :-1].flatten(0, 1), at).view(count, width, *data.shape[1:])
+        fill = where & ~self.seen & made.flatten(2).isfinite().all(2)
         channels = data.shape[1]
-        mask = unknown.view(count, width, *(1,) * (made.ndim - 2))
-        self.m[:, :, :channels] = torch.where(mask, made, self.m[:, :, :channels])
+        self.m[:, :, :channels] = torch.where(spread(fill, made), made, self.m[:, :, :channels])

@@ -110,8 +110,9 @@ def solve(
         run.guess([0] * count, settings.guess)
     scales = tolerance_scales(settings.norm, problem.nodes).to(device)
     tolerance = settings.tolerance**2
-    detour = 1 if nonfinite == "sequential" else 0  # the sweep whose values were not finite is lost
-    allowed = max_sweeps or (steps if settings.stride == "exact" else 2 * steps) + detour
+    twice = 1 if settings.stride == "exact" else 2  # sweeps for a step, at worst
+    detour = twice if nonfinite == "sequential" else 0  # what led to values that were not finite is lost
+    allowed = max_sweeps or twice * steps + detour
     results: list[Result | None] = [None] * count
     active = torch.ones(count, dtype=torch.bool, device=device)
     stats = Stats(
@@ -155,7 +156,8 @@ def solve(
             residual = torch.where(valid, residual / scales[n], torch.nan)
             broken = broken | (valid & ~difference.isfinite().all(2)).any(1)
             leading = ((residual <= tolerance) & valid).long().cumprod(1).sum(1)
-            limit = evaluated.long().cumprod(1).sum(1) if update.limit is None else update.limit
+            made = evaluated.long().cumprod(1).sum(1)
+            limit = made if update.limit is None else update.limit
             least = 1 if settings.stride == "exact" or apart else 0
             stride = torch.minimum(torch.minimum(leading + least, limit.clamp(min=least)), run.hi - run.lo)
             stride = torch.where(active & ~broken, stride, 0)
@@ -175,16 +177,22 @@ def solve(
                     limits[i] = 1
                     run.x[i, h + 1 :] = run.x[i, h]
                     run.m[i, h:] = 0
-                    run.known[i, h:] = False
+                    run.known[i, h:] = run.seen[i, h:] = False
                 else:
                     finish(i, Result.NONFINITE)
+            unseen = stride > made
+            if h and bool(unseen.any()):  # accepted unseen: later steps look back at them all the same
+                run.hold(run.estimates(evaluated) if data is None else data, unseen[:, None])
             strides = stride.tolist()
             if run.trajectory is not None:
                 for i, length in enumerate(strides):
                     first = run.windows[i].lo
                     run.trajectory[i, first + 1 : first + 1 + length] = run.x[i, h + 1 : h + 1 + length]
             # Accepting ends the evaluation of a state: behind the front, outputs stay what they were accepted with.
-            plan = [window.advance(w, s, steps) if s else w for w, s in zip(plan, strides, strict=True)]
+            if apart:  # the policy has not begun
+                plan = [Window(w.lo + s, min(w.hi + s, steps)) for w, s in zip(plan, strides, strict=True)]
+            else:
+                plan = [window.advance(w, s, steps) if s else w for w, s in zip(plan, strides, strict=True)]
             run.slide(strides, cut(plan), opening, data)
             stats.strides.append(stride.cpu())
             for i, w in enumerate(run.windows):
@@ -275,7 +283,7 @@ def _evaluate(problem: Problem, run: Buffers, node: Tensor, wanted: Tensor, max_
     if x.device.type == "cuda":
         torch.cuda.synchronize(x.device)  # else the network's time would be booked on whoever waits for it
     stats.model_seconds += time.perf_counter() - started
-    run.known[sample, position] = True
+    run.known[sample, position] = run.seen[sample, position] = True
 
 
 def _estimator(problem: Problem, run: Buffers, usable: Tensor) -> Callable[[], Tensor]:

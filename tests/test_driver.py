@@ -62,6 +62,18 @@ def test_a_guess_that_meets_nan_can_fall_back_to_sequential(value: float) -> Non
     assert saved.stats.sweeps <= 11
 
 
+@pytest.mark.parametrize("call", range(1, 9))
+def test_the_printed_stride_survives_nan_too(call: int) -> None:
+    """What a spoilt call costs is in the default limit on sweeps."""
+    p = problem(mixture(), STEPPERS["euler"], 12, 1)
+    counting = Counting(p)
+    counting.spoil = lambda out, x, node: out * torch.nan if counting.calls == call else out
+    solver = ParaFlow(ParaFlowConfig(tolerance=0.0, stride="printed"))
+    found = solve(dataclasses.replace(p, evaluate=counting), solver, sliding(6), nonfinite="sequential")
+    assert found.results == (Result.FELL_BACK,)
+    torch.testing.assert_close(found.x, sequential(p).x)
+
+
 def test_a_network_that_is_broken_everywhere_ends_the_fallback_too() -> None:
     p = problem(mixture(), STEPPERS["euler"], 10, 2)
     bad = dataclasses.replace(p, evaluate=lambda x, node, cond: x * torch.nan)

@@ -108,12 +108,24 @@ def test_batching_and_saving_change_no_sample(tmp_path: Path, fabric: Fabric) ->
         (DIGITS, ["model=digits-vp", "stepper={name: ddpm, variance: learned}"], "which the network does not predict"),
         (DIGITS, ["model.folder=/nonexistent"], "is no folder of a trained digits network"),
         (MIXTURE, ["model.process=vp", "model.prediction=velocity", "stepper=ddim"], "has no velocity"),
+        (MIXTURE, ["solver=parasolver", "solver.subintervals=100"], "100 subintervals do not fit into 8 steps"),
+        (MIXTURE, ["solver=parataa", "stepper={name: clipped-ddim, clip: 1}"], "needs the coefficients"),
+        (MIXTURE, ["window=fit", "window.rows=3"], "has 3 rows to fill, and one step of 4 samples needs 8"),
+        (MIXTURE, ["window=fit", "run.max_rows=2"], "has 2 rows to fill"),
+        (MIXTURE, ["window=fit", "window.memory=1e-9"], "make the batch smaller or give it more memory"),
     ],
 )
 def test_pieces_that_do_not_fit(tmp_path: Path, fabric: Fabric, text: str, overrides: list[str], words: str) -> None:
     with pytest.raises(ParaflowkitError, match=words):
         predict(config(text, tmp_path / "x", *overrides), fabric)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_window_that_fits_is_measured_once_and_outside_the_figures(tmp_path: Path, fabric: Fabric) -> None:
+    run = config(MIXTURE, tmp_path / "x", "window=fit", "window.memory=0.01", "run.batch=1", "solver.tolerance=0")
+    made = predict(run, fabric, save=False)
+    assert made.summary.evaluations > 8  # the window is not one step
+    assert made.summary.calls == sum(stats.iterations for stats in made.summary.stats)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +338,9 @@ def test_shipped_configs_run(path: Path, tmp_path: Path, fabric: Fabric) -> None
 @pytest.mark.slow
 def test_paraflow_meets_its_published_strength() -> None:
     """N = 50, guidance 3, window 8: at most 13 mean iterations at relative RMSE 1e-2 over 32 samples."""
-    code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['main'](['--baseline'])['iterations'])"
     script = ROOT / "docs" / "examples" / "iterations_at_error.py"
-    done = subprocess.run([sys.executable, "-c", code, str(script)], capture_output=True, text=True, check=True)
+    command = ["--cells", "lead", "--solvers", "paraflow", "--errors", "1e-2", "--no-baseline"]
+    code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['main'](sys.argv[2:])[0]['iterations'])"
+    whole = [sys.executable, "-c", code, str(script), *command]
+    done = subprocess.run(whole, capture_output=True, text=True, check=True)
     assert float(done.stdout.splitlines()[-1]) <= 13

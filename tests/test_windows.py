@@ -11,6 +11,7 @@ from problems import STEPPERS, Counting, make_solver, make_window, mixture, prob
 from pydantic import ValidationError
 
 from paraflowkit.core.memory import AliveBytes
+from paraflowkit.core.window import Window
 from paraflowkit.models.configs import DigitsConfig
 from paraflowkit.models.digits.adapter import DigitsFlow
 from paraflowkit.solve import solve
@@ -44,7 +45,7 @@ def test_adaptive_follows_the_strides() -> None:
         lengths.append(window.hi - window.lo)
     # It grows to twice the stride at once and shrinks by what the front moves, down to the least.
     assert lengths == [8, 10, 9, 8, 7, 6, 5, 4, 3, 2, 2, 2]
-    assert policy.advance(window, 1, 23).hi == 23 or window.hi > 23
+    assert policy.advance(Window(16, 20), 3, 23) == Window(19, 23)
 
 
 def test_adaptive_needs_fewer_evaluations_than_its_largest_window_and_fewer_sweeps_than_its_least() -> None:
@@ -74,16 +75,38 @@ def test_fit_measures_what_a_row_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     peaks = [module._peak(p, k) for k in (1, 3, 9)]  # type: ignore[attr-defined]
     slope = (peaks[1] - peaks[0]) / 2
     assert peaks[2] - peaks[1] == pytest.approx(6 * slope, rel=0.02)  # linear in the rows
-    size = make_window("fit", memory=20 * slope / 2**30).fit(p, None).limit(1000)
-    assert 10 <= size <= 20
-    assert module._peak(p, size) <= 20 * slope
-    monkeypatch.setattr(module, "_free", lambda device: 40 * slope)  # of which half is taken
+    free = 40 * slope  # 20 steps of two samples
+    size = make_window("fit", memory=free / 2**30).fit(p, None).limit(1000)
+    assert 15 <= size <= 20
+    assert module._peak(p, 2 * size) <= free
+    monkeypatch.setattr(module, "_free", lambda device: 2 * free)  # of which half is taken
     assert make_window("fit").fit(p, None).limit(1000) == size
-    assert make_window("fit", memory=20 * slope / 2**30).fit(p, 16).limit(1000) == 4
+    assert make_window("fit", memory=free / 2**30).fit(p, 16).limit(1000) == 4
+
+
+def test_fit_asks_for_no_more_rows_than_a_call_may_have() -> None:
+    p = problem(mixture(), STEPPERS["euler"], 40, 3, guidance=2.0)
+    counting = Counting(p)
+    sizes: list[int] = []
+    counting.spoil = lambda out, x, node: (sizes.append(len(x)), out)[1]
+    make_window("fit", memory=1.0).fit(dataclasses.replace(p, evaluate=counting), 6)
+    assert max(sizes) <= 6
+
+
+@pytest.mark.parametrize("before", [0, 1, 5, 10])
+def test_the_first_window_is_as_long_as_asked_for_whatever_comes_before(before: int) -> None:
+    p = problem(mixture(), STEPPERS["euler"], 50, 1)
+    counting = Counting(p)
+    solver = make_solver("paraflow", precondition=before, tolerance=0.0)
+    window = make_window("adaptive", size=16, least=4)
+    solve(dataclasses.replace(p, evaluate=counting), solver, window, max_sweeps=before + 1)
+    assert counting.nodes == [*range(before), *range(before, before + 16)]
 
 
 def test_counting_alive_tensors() -> None:
+    weight = torch.zeros(500)  # there before, so neither it nor a view of it counts
     with torch.no_grad(), AliveBytes() as count:
+        weight.view(50, 10)
         a = torch.zeros(1000)  # 4000 bytes
         b = a + 1
         c = b.view(10, 100) * 2  # a view takes nothing

@@ -34,12 +34,13 @@ class AliveBytes(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         made = func(*args, **(kwargs or {}))
+        given = {v.untyped_storage().data_ptr() for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)}
         for value in tree_leaves(made):
             if not isinstance(value, Tensor):
                 continue
             storage = value.untyped_storage()
             key, size = storage.data_ptr(), storage.nbytes()
-            if size and key not in self._seen:  # views share a storage
+            if size and key not in self._seen and key not in given:  # a view of a weight takes nothing
                 self._seen.add(key)
                 self.now += size
                 self.most = max(self.most, self.now)

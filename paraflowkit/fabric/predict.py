@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,8 @@ def predict(
         batches = [requests[i : i + config.run.batch] for i in range(0, len(requests), config.run.batch)]
         first = make(batches[0])
         check_pair(first.rule, pieces.solver)
+        pieces.solver.init(first)
+        pieces = replace(pieces, window=pieces.window.fit(first, config.run.max_rows))
     except ValueError as error:
         raise ParaflowkitError(str(error)) from error
     warm = None

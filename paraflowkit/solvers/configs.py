@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from paraflowkit.core.config import Guess, Norm, SolverConfig
 
@@ -86,11 +86,17 @@ class ParaSolverConfig(SolverConfig):
     guess: Guess = Field(default="clean_estimate", description="Of the states in the first window; noise without M.")
     entering: Guess = Field(default="clean_estimate", description="Of the states that enter the window.")
     subintervals: int | None = Field(
-        default=None, ge=1, description="N_sub, of the whole grid; as many as steps by default, 1 is sequential."
+        default=None, ge=1, description="N_sub, of the whole grid; one for each step by default, 1 is sequential."
     )
     inner: Literal["sequential", "parallel"] = Field(
         default="sequential", description="How a subinterval is integrated: step by step, or by Picard iteration."
     )
+
+    @model_validator(mode="after")
+    def _ends_move_once(self) -> ParaSolverConfig:
+        if self.subintervals is not None and self.stride == "printed":
+            raise ValueError("'stride: printed' would move the ends of 'subintervals' twice: give one of them")
+        return self
 
 
 class ParaSolverTurboConfig(SolverConfig):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -10,8 +11,10 @@ from torch import Tensor
 from paraflowkit.core.march import picard, spread
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.solver import ParallelSolver, Sweep, Update
+from paraflowkit.core.stepper import StepRule
 from paraflowkit.norms import tolerance_scales
 from paraflowkit.solvers.configs import ParaSolverConfig
+from paraflowkit.table import StepTable
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class ParaSolver(ParallelSolver[ParaSolverConfig, ParaSolverState]):
     The subintervals of the window are integrated side by side, step by step (``inner: sequential``) or by Picard
     iteration within each (``inner: parallel``); then the ends are corrected by Picard iteration. Every sweep makes the
     front exact by one step of the first subinterval, so a pass over subintervals of s steps costs s sweeps and N sweeps
-    still suffice. As many subintervals as steps is ParaDiGMS with a better guess, one is sequential sampling.
+    still suffice. As many subintervals as steps is ParaDiGMS with a better guess, one is sequential sampling. Samplers
+    with inner stages are cut between their steps. Those whose steps look back further, multistep ones, cannot be
+    integrated step by step from states that are still wrong; they take ``inner: parallel``.
 
     Source: algorithm 1 of
 
@@ -54,16 +59,8 @@ class ParaSolver(ParallelSolver[ParaSolverConfig, ParaSolverState]):
     config_cls = ParaSolverConfig
 
     def init(self, problem: Problem) -> ParaSolverState:
-        """Raises ValueError for more subintervals than steps."""
-        steps = problem.steps
-        count = self.config.subintervals or steps
-        if count > steps:
-            raise ValueError(
-                f"{count} subintervals do not fit into {steps} steps: set subintervals to {steps} or less."
-            )
-        short, longer = divmod(steps, count)
-        # Longer ones first: the front's subinterval is then never done before the others of its window.
-        lengths = torch.tensor([short + (i < longer) for i in range(count)], device=problem.x0.device)
+        """Raises ValueError for subintervals that the steps cannot be cut into."""
+        lengths = torch.tensor(self._lengths(problem), device=problem.x0.device)
         end = lengths.cumsum(0)
         return ParaSolverState(
             start=(end - lengths).repeat_interleave(lengths),
@@ -72,6 +69,28 @@ class ParaSolver(ParallelSolver[ParaSolverConfig, ParaSolverState]):
             scales=tolerance_scales(self.config.norm, problem.nodes).to(problem.x0.device),
             reach=torch.zeros(len(problem.x0), dtype=torch.int64, device=problem.x0.device),
         )
+
+    def _lengths(self, problem: Problem) -> list[int]:
+        """The steps between nodes of each subinterval."""
+        steps, count = problem.steps, self.config.subintervals
+        if count is None or count == steps:
+            return [1] * steps
+        cuts = _cuts(problem.rule)
+        if len(cuts) < count <= steps and self.config.inner == "parallel":
+            cuts = list(range(steps))  # every output is the network's, so any node will do
+        if count > len(cuts):
+            remedy = f"set subintervals to {len(cuts)} or less"
+            if len(cuts) == steps:
+                raise ValueError(f"{count} subintervals do not fit into {steps} steps: {remedy}.")
+            raise ValueError(
+                f"{count} subintervals do not fit: the steps of this sampler look back, so it can be cut at "
+                f"{len(cuts)} nodes only: {remedy}, or inner to parallel, or leave both out."
+            )
+        short, longer = divmod(len(cuts), count)
+        # Longer ones first: the front's subinterval is then never done before the others of its window.
+        first = [i * short + min(i, longer) for i in range(count)]
+        edges = [*(cuts[i] for i in first), steps]
+        return [b - a for a, b in pairwise(edges)]
 
     def select(self, state: ParaSolverState, n: Tensor, valid: Tensor) -> Tensor:
         if state.longest == 1:
@@ -85,7 +104,8 @@ class ParaSolver(ParallelSolver[ParaSolverConfig, ParaSolverState]):
         hi = front + valid.sum(1)
         # A pass keeps to the subintervals that the window held whole when it began, and to the front's.
         reach = torch.maximum(torch.where(phase == 0, hi, state.reach), state.end[front])
-        part = valid & (state.end[n] <= reach[:, None])
+        length = state.end - state.start
+        part = valid & (state.end[n] <= reach[:, None]) & (length[n] <= length[front][:, None])
         if self.config.inner == "parallel":
             return phase, part, part, reach
         return phase, part & (n - state.start[n] == phase[:, None]), part, reach
@@ -134,6 +154,19 @@ class ParaSolver(ParallelSolver[ParaSolverConfig, ParaSolverState]):
         new = torch.where(spread(ends & final[:, None] & known & ~first, new), within + shift, new)
         limit = torch.where(final, sweep.evaluated.long().cumprod(1).sum(1), left)
         return Update(new, limit=limit)
+
+
+def _cuts(rule: StepRule) -> list[int]:
+    """The nodes at which no step from there on looks at a node before: 0, and for one-step samplers all."""
+    steps, depth = rule.steps, rule.order_in_time
+    if depth == 1:
+        return list(range(steps))
+    if not isinstance(rule, StepTable):
+        return [0]  # nobody knows what it looks at
+    used = (rule.a != 0) | (rule.b != 0)
+    back = (used * torch.arange(depth)).amax(1)  # how far each step looks back
+    reach = (torch.arange(steps) - back).flip(0).cummin(0).values.flip(0)  # … and all after it
+    return (reach >= torch.arange(steps)).nonzero()[:, 0].tolist()
 
 
 def _chain(sweep: Sweep, ends: Tensor) -> Tensor:

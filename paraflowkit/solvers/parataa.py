@@ -82,8 +82,10 @@ class ParaTAA(ParallelSolver[ParaTAAConfig, ParaTAAState]):
             settled = ((residual / state.scales[sweep.n] <= self.config.tolerance**2) & sweep.valid).long().cumprod(1)
             late = torch.cat([torch.zeros_like(settled[:, :1]), 1 - settled[:, :-1]], 1).bool()
             new = torch.where(spread(late, new), new - self._correction(state, r), new)
-        new[:, 0] = sweep.phi[:, 0]
-        return Update(new, residual=residual), state
+        # Where nothing has moved, and in the state after, one step is the same without rounding.
+        still = ((residual == 0) & sweep.valid).long().cumprod(1)
+        plain = torch.cat([torch.ones_like(still[:, :1]), still[:, :-1]], 1).bool()
+        return Update(torch.where(spread(plain, new), sweep.phi, new), residual=residual), state
 
     def _unrolled(self, table: StepTable, sweep: Sweep) -> Tensor:
         """Y at nodes n + 1: order-d values from order d - 1 … d - K of the nodes before, up to d = k."""
@@ -128,6 +130,9 @@ class ParaTAA(ParallelSolver[ParaTAAConfig, ParaTAAState]):
         flat = state.dr.flatten(3).double()
         gram = torch.einsum("iswd,jswd->swij", flat, flat).cumsum(1)
         right = torch.einsum("iswd,swd->swi", flat, r.flatten(2).double()).cumsum(1)
-        ridge = self.config.ridge * torch.eye(len(flat), dtype=flat.dtype, device=flat.device)
-        gamma = torch.linalg.solve(gram + ridge, right)
+        # Beside huge differences λ would be lost in rounding, and the matrix singular.
+        eps = torch.finfo(gram.dtype).eps * gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+        ridge = (self.config.ridge + eps)[..., None, None] * torch.eye(len(flat), dtype=flat.dtype, device=flat.device)
+        gamma, failed = torch.linalg.solve_ex(gram + ridge, right)
+        gamma = torch.where((failed == 0)[..., None] & gamma.isfinite().all(-1, keepdim=True), gamma, 0)
         return torch.einsum("iswd,swi->swd", (state.dx + state.dr).flatten(3), gamma.to(r.dtype)).view_as(r)

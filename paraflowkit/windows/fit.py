@@ -18,35 +18,30 @@ class Fit(WindowPolicy[FitConfig]):
     """A sliding window as long as the rows of one network call, or the memory of the device, allow.
 
     With R rows to a call and r network rows to a node (two where it is guided) it has R / r steps, divided among the
-    samples of the batch. R is ``rows``, or the run's ``max_rows``, or what fits into ``memory``: the bytes of a row are
-    measured by two evaluations at the first node, as the growth of the tensors alive within them.
+    samples of the batch. R is ``rows`` or the run's ``max_rows``. Or it has what fits into ``memory``: the bytes of a
+    step are measured by two evaluations of one sample at the first node, as the growth of the tensors alive in them.
+    These evaluations are no part of the sampling and are not counted in its figures.
     """
 
     config_cls = FitConfig
 
     def fit(self, problem: Problem, max_rows: int | None) -> WindowPolicy[Any]:
         """Raises ValueError where not even one step of the batch fits."""
-        samples = torch.arange(len(problem.x0), device=problem.x0.device)
-        per_step = problem.network_rows(samples)  # of all samples
+        count = len(problem.x0)
+        per_step = problem.network_rows(torch.arange(count, device=problem.x0.device))  # of all samples
         limits = [n for n in (self.config.rows, max_rows) if n is not None]
-        if limits and self.config.memory is None:
-            rows = min(limits)
-            if rows < per_step:
+        size = problem.steps
+        if limits:
+            size = min(limits) // per_step
+            if size == 0:
                 raise ValueError(
-                    f"The window 'fit' has {rows} rows to fill, and one step of {len(samples)} samples needs "
+                    f"The window 'fit' has {min(limits)} rows to fill, and one step of {count} samples needs "
                     f"{per_step}: make the batch smaller or the rows more."
                 )
-            return Sliding(SlidingConfig(size=rows // per_step))
-        free = self.config.memory * 2**30 if self.config.memory is not None else _free(problem.x0.device) / 2
-        base, grown = (_peak(problem, copies) for copies in (1, 3))
-        own = 4 * problem.x0.numel() * problem.x0.element_size()  # a step's share of the buffers and their copies
-        size = int((free - base) // max(1, (grown - base) // 2 + own)) + 1
-        if free < base + own:
-            raise ValueError(
-                f"The window 'fit' has {free / 2**30:.2g} GiB, and one step of {len(samples)} samples needs "
-                f"{(base + own) / 2**30:.2g} GiB: make the batch smaller or give it more memory."
-            )
-        return Sliding(SlidingConfig(size=min([size, *(max(1, n // per_step) for n in limits)])))
+        if not limits or self.config.memory is not None:
+            free = self.config.memory * 2**30 if self.config.memory is not None else _free(problem.x0.device) / 2
+            size = min(size, _most_steps(problem, free))
+        return Sliding(SlidingConfig(size=size))
 
     def limit(self, steps: int) -> int:
         return 1
@@ -66,9 +61,24 @@ def _free(device: torch.device) -> float:
     return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def _peak(problem: Problem, copies: int) -> int:
-    """The most bytes alive within an evaluation of so many steps of every sample."""
-    sample = torch.arange(len(problem.x0), device=problem.x0.device).repeat(copies)
+def _most_steps(problem: Problem, free: float) -> int:
+    """How many steps of all samples fit into so many bytes. Raises ValueError where none does."""
+    one, two = (_peak(problem, steps) for steps in (1, 2))
+    # A step's share of the buffers, the sweep's copies of them included, besides the network's.
+    step = len(problem.x0) * (max(1, two - one) + 4 * problem.x0[0].numel() * problem.x0.element_size())
+    base = max(0, one - (two - one))
+    if free < base + step:
+        raise ValueError(
+            f"The window 'fit' has {free / 2**30:.2g} GiB, and one step of {len(problem.x0)} samples needs "
+            f"{(base + step) / 2**30:.2g} GiB: make the batch smaller or give it more memory."
+        )
+    return int((free - base) // step)
+
+
+def _peak(problem: Problem, steps: int) -> int:
+    """The most bytes alive within an evaluation of so many steps of one sample, a guided one if there is any."""
+    rows = [problem.network_rows(torch.tensor([i], device=problem.x0.device)) for i in range(len(problem.x0))]
+    sample = torch.full((steps,), rows.index(max(rows)), device=problem.x0.device)
     with torch.no_grad(), AliveBytes() as count:
         problem.output(problem.x0[sample], torch.zeros_like(sample), sample)
     return count.most
