@@ -109,7 +109,6 @@ def test_batching_and_saving_change_no_sample(tmp_path: Path, fabric: Fabric) ->
         (DIGITS, ["model.folder=/nonexistent"], "is no folder of a trained digits network"),
         (MIXTURE, ["model.process=vp", "model.prediction=velocity", "stepper=ddim"], "has no velocity"),
         (MIXTURE, ["solver=parasolver", "solver.subintervals=100"], "100 subintervals do not fit into 8 steps"),
-        (MIXTURE, ["solver=parataa", "stepper={name: clipped-ddim, clip: 1}"], "needs the coefficients"),
         (MIXTURE, ["window=fit", "window.rows=3"], "has 3 rows to fill, and one step of 4 samples needs 8"),
         (MIXTURE, ["window=fit", "run.max_rows=2"], "has 2 rows to fill"),
         (MIXTURE, ["window=fit", "window.memory=1e-9"], "make the batch smaller or give it more memory"),

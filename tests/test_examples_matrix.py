@@ -1,0 +1,151 @@
+"""The examples that write docs/exactness.md and the table of iterations at an equal error."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paraflowkit import registry
+
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+
+
+@pytest.fixture(scope="module")
+def matrix() -> dict[str, Any]:
+    return runpy.run_path(str(EXAMPLES / "exactness_matrix.py"))
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> dict[str, Any]:
+    return runpy.run_path(str(EXAMPLES / "iterations_at_error.py"))
+
+
+def check(found: dict[tuple[str, str], Any]) -> None:
+    """Exact within rounding, in at most N sweeps, and only the pairs that cannot be are refused."""
+    for (stepper, solver), one in found.items():
+        if stepper.startswith("clipped-ddim") and registry.get("solver", solver.split(",")[0]).needs_table:
+            assert "affine" in one.refused
+            continue
+        assert one.refused is None
+        assert one.processes, f"{stepper} ran nowhere"
+        assert one.solves >= 4 * len(one.processes)
+        assert one.difference < 1e-9, f"{solver} with {stepper}: {one.difference}"
+        assert 0 < one.sweeps <= 1, f"{solver} with {stepper}: {one.sweeps}"
+
+
+def test_a_part_of_the_exactness_matrix(matrix: dict[str, Any], tmp_path: Path) -> None:
+    page = tmp_path / "exactness.md"
+    solvers = ["parataa", "parasolver,subintervals=4", "parasolver-turbo,degree=2"]
+    steppers = ["dpm-solver,order=2", "clipped-ddim,clip=1.0"]
+    found = matrix["main"](
+        ["--solvers", *solvers, "--steppers", *steppers, "--processes", "vp", "flow", "--write", str(page)]
+    )
+    check(found)
+    assert found["dpm-solver,order=2", "parataa"].processes == ["vp", "flow"]
+    assert found["clipped-ddim,clip=1.0", "parasolver,subintervals=4"].processes == ["vp"]
+    lines = page.read_text().splitlines()
+    assert sum(line.startswith("| `clipped-ddim,clip=1.0` | vp | refused |") for line in lines) == 2
+
+
+def test_the_matrix_sees_an_error(matrix: dict[str, Any]) -> None:
+    """A solve that is not exact, and one that did not end, are told apart from exact ones."""
+    p = matrix["problems"]("euler", "flow")[0]
+    exact = matrix["solve"](
+        p, matrix["component"]("solver", "sequential"), matrix["component"]("window", "sliding,size=1"), trajectory=True
+    ).trajectory
+    found = matrix["Found"]()
+    matrix["compare"](found, p, matrix["component"]("solver", "paraflow,tolerance=0.1"), 5, exact)
+    assert found.difference > 1e-6
+    matrix["compare"](found, p, matrix["component"]("solver", "paraflow,tolerance=0.1"), 5, exact * float("nan"))
+    assert found.difference == float("inf")
+
+
+def test_the_matrix_covers_what_is_installed(matrix: dict[str, Any]) -> None:
+    for kind, listed in (("stepper", matrix["STEPPERS"]), ("solver", [*matrix["SOLVERS"], "sequential"])):
+        core = {entry.name for entry in registry.entries(kind) if entry.distribution == "paraflowkit"}
+        assert {spec.split(",")[0] for spec in listed} == core
+
+
+@pytest.mark.slow
+def test_the_exactness_matrix(matrix: dict[str, Any]) -> None:
+    found = matrix["main"]([])
+    assert len(found) == len(matrix["STEPPERS"]) * (len(matrix["SOLVERS"]) + len(matrix["plugins"]()))
+    check(found)
+
+
+def test_unknown_names_are_told(matrix: dict[str, Any], benchmark: dict[str, Any]) -> None:
+    for example in (matrix, benchmark):
+        with pytest.raises(SystemExit):
+            example["main"](["--solvers", "nosuch"])
+
+
+def measure(error_of: Any, wanted: float, start: float) -> tuple[dict[str, Any], int]:
+    tried: dict[float, Any] = {}
+    asked: list[float] = []
+
+    def run(tolerance: float) -> dict[str, Any]:
+        asked.append(tolerance)
+        return {"mean": error_of(tolerance)}
+
+    loosest = runpy.run_path(str(EXAMPLES / "iterations_at_error.py"))["loosest"]
+    return loosest(run, tried, wanted, start), len(asked)
+
+
+@pytest.mark.parametrize("start", [1e-5, 1e-2, 1.0])
+@pytest.mark.parametrize("power", [0.5, 1.0, 1.7])
+def test_the_loosest_tolerance_is_found(start: float, power: float) -> None:
+    """On a known law, error = (2 tolerance)^power, in few solves."""
+    row, solves = measure(lambda t: (2 * t) ** power, 1e-2, start)
+    exact = 0.5 * 1e-2 ** (1 / power)
+    assert row["met"]
+    assert exact / 1.3 <= row["tolerance"] <= exact
+    assert solves <= 12
+
+
+def test_what_cannot_be_met_is_said() -> None:
+    row, _ = measure(lambda t: 0.5 + t, 1e-2, 0.1)
+    assert not row["met"]
+    assert row["tolerance"] == 0
+
+    def fixed(tolerance: float) -> float:
+        if tolerance == 0:
+            raise ValueError("settings that do not go with tolerance 0")
+        return 0.5
+
+    row, solves = measure(fixed, 1e-2, 0.1)
+    assert not row["met"]
+    assert row["tolerance"] > 0
+    assert solves <= 5
+    row, solves = measure(lambda t: 1e-4, 1e-2, 0.1)
+    assert row["met"]
+    assert row["tolerance"] == 1e4
+    assert solves <= 5
+
+
+def test_rows_are_appended_kept_and_shown(
+    benchmark: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "rows.jsonl"
+    command = ["--cells", "smoke", "--samples", "2", "--errors", "0.05", "--out", str(out), "--solvers", "paraflow"]
+    rows = benchmark["main"](command)
+    ours, *others = sorted(rows, key=lambda row: row["solver"] != "paraflow")
+    assert ours["met"]
+    assert ours["mean"] <= 0.05
+    assert 1 < ours["iterations"] < 10
+    assert {row["solver"] for row in others} == {f"fewer steps: {name}" for name in benchmark["FEWER"]["euler"]}
+    euler = next(row for row in others if row["solver"] == "fewer steps: euler")
+    assert euler["met"]
+    assert euler["taken"] == euler["iterations"] < 10
+    written = out.read_text()
+    assert [json.loads(line) for line in written.splitlines()] == rows
+    benchmark["main"](command)
+    assert out.read_text() == written
+    capsys.readouterr()
+    runpy.run_path(str(EXAMPLES / "iterations_table.py"))["main"]([str(out)])
+    shown = capsys.readouterr().out
+    assert f"| paraflow | 4 | **{ours['iterations']:.1f}** / {ours['evaluations']:.1f}" in shown
+    assert "| fewer sequential steps |" in shown
