@@ -30,6 +30,10 @@ def check(found: dict[tuple[str, str], Any]) -> None:
         if stepper.startswith("clipped-ddim") and registry.get("solver", solver.split(",")[0]).needs_table:
             assert "affine" in one.refused
             continue
+        multistep = stepper.split(",")[0] in ("dpm-solver", "unipc", "lms")  # of order 1 they can be cut
+        if solver == "parasolver,subintervals=4" and multistep and one.refused is not None:
+            assert "look back" in one.refused
+            continue
         assert one.refused is None
         assert one.processes, f"{stepper} ran nowhere"
         assert one.solves >= 4 * len(one.processes)
@@ -39,14 +43,14 @@ def check(found: dict[tuple[str, str], Any]) -> None:
 
 def test_a_part_of_the_exactness_matrix(matrix: dict[str, Any], tmp_path: Path) -> None:
     page = tmp_path / "exactness.md"
-    solvers = ["parataa", "parasolver,subintervals=4", "parasolver-turbo,degree=2"]
+    solvers = ["parataa", "parasolver,subintervals=4,inner=parallel", "parasolver-turbo,degree=2"]
     steppers = ["dpm-solver,order=2", "clipped-ddim,clip=1.0"]
     found = matrix["main"](
         ["--solvers", *solvers, "--steppers", *steppers, "--processes", "vp", "flow", "--write", str(page)]
     )
     check(found)
     assert found["dpm-solver,order=2", "parataa"].processes == ["vp", "flow"]
-    assert found["clipped-ddim,clip=1.0", "parasolver,subintervals=4"].processes == ["vp"]
+    assert found["clipped-ddim,clip=1.0", "parasolver,subintervals=4,inner=parallel"].processes == ["vp"]
     lines = page.read_text().splitlines()
     assert sum(line.startswith("| `clipped-ddim,clip=1.0` | vp | refused |") for line in lines) == 2
 
