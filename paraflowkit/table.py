@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -77,7 +78,17 @@ class StepTable:
     @property
     def stochastic(self) -> bool:
         """Whether any step adds noise."""
+        return self._noisy
+
+    @cached_property
+    def _noisy(self) -> bool:
         return bool(self.s.any())
+
+    @cached_property
+    def _used(self) -> list[tuple[bool, bool]]:
+        """Whether any step weights the state, and the output, so many nodes back; looked up in every sweep."""
+        pairs = torch.stack([self.a.ne(0).any(0), self.b.ne(0).any(0)], 1).tolist()
+        return [(bool(a), bool(b)) for a, b in pairs]
 
     def apply(self, n: Tensor, x: Tensor, m: Tensor, z: Tensor | None) -> Tensor:
         """Take W consecutive steps of each sample at once, every step from the given states.
@@ -92,11 +103,11 @@ class StepTable:
         """
         history, width = self.order_in_time - 1, n.shape[1]
         total = torch.zeros_like(x[:, history:])
-        for j in range(history + 1):
+        for j, (state, output) in enumerate(self._used):
             there = slice(history - j, history - j + width)
-            if bool(self.a[:, j].any()):
+            if state:
                 total = total + per_step(self.a[:, j], n, x) * x[:, there]
-            if bool(self.b[:, j].any()):
+            if output:
                 total = total + per_step(self.b[:, j], n, x) * m[:, there]
         if z is not None and self.stochastic:
             total = total + per_step(self.s, n, x) * z

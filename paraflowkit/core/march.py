@@ -121,12 +121,15 @@ def _weights(problem: Problem, start: np.ndarray[Any, Any], columns: int) -> np.
     x = [np.broadcast_to(eye[j], (count, size)) for j in range(depth)]
     m = [np.broadcast_to(eye[depth + j], (count, size)) for j in range(depth - 1)]
     held = eye[2 * depth - 1]
+    noisy = rule.stochastic
     for c in range(columns):
         n = np.minimum(start + c, rule.steps - 1)
         m.append(share_x[n, None] * x[-1] + share_data[n, None] * held)
-        new = s[n, None] * eye[2 * depth + c]
-        for j in range(depth):
-            new = new + a[n, j, None] * x[-1 - j] + b[n, j, None] * m[-1 - j]
+        new = a[n, :1] * x[-1] + b[n, :1] * m[-1]
+        for j in range(1, depth):
+            new += a[n, j, None] * x[-1 - j] + b[n, j, None] * m[-1 - j]
+        if noisy:
+            new += s[n, None] * eye[2 * depth + c]
         x.append(new)
     return np.stack(x[depth:], 1)
 

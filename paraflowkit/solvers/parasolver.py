@@ -95,25 +95,25 @@ class ParaSolver(ParallelSolver[ParaSolverConfig, ParaSolverState]):
     def select(self, state: ParaSolverState, n: Tensor, valid: Tensor) -> Tensor:
         if state.longest == 1:
             return valid
-        return self._plan(state, n, valid)[1]
+        return self._plan(state, n, valid)[0]
 
-    def _plan(self, state: ParaSolverState, n: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(phase, nodes at work, nodes of the subintervals in this pass, reach)."""
+    def _plan(self, state: ParaSolverState, n: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(nodes at work, nodes of the subintervals in this pass, reach)."""
         front = n[:, 0]
         phase = front - state.start[front]
         hi = front + valid.sum(1)
         # A pass keeps to the subintervals that the window held whole when it began, and to the front's.
         reach = torch.maximum(torch.where(phase == 0, hi, state.reach), state.end[front])
-        length = state.end - state.start
-        part = valid & (state.end[n] <= reach[:, None]) & (length[n] <= length[front][:, None])
+        start, end = state.start[n], state.end[n]
+        part = valid & (end <= reach[:, None]) & (end - start <= (end - start)[:, :1])
         if self.config.inner == "parallel":
-            return phase, part, part, reach
-        return phase, part & (n - state.start[n] == phase[:, None]), part, reach
+            return part, part, reach
+        return part & (n - start == phase[:, None]), part, reach
 
     def sweep(self, state: ParaSolverState, sweep: Sweep) -> tuple[Update, ParaSolverState]:
         if state.longest == 1:
             return Update(picard(sweep)), state
-        _, work, part, reach = self._plan(state, sweep.n, sweep.valid)
+        work, part, reach = self._plan(state, sweep.n, sweep.valid)
         n, front = sweep.n, sweep.n[:, 0]
         ends = part & (n + 1 == state.end[n])
         left = state.end[front] - front  # steps of the first subinterval that are not exact yet
