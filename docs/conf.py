@@ -15,7 +15,7 @@ project_copyright = "The paraflowkit authors"
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "settings_table", "packed_sections"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["data", "_build"]
 html_theme = "furo"
 html_title = f"paraflowkit {__version__}"
 html_copy_source = False

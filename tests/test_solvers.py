@@ -64,7 +64,7 @@ def test_tolerance_zero_is_sequential(name: str, where: str) -> None:
             solve(p, solver(name), sliding(4))
         return
     if name == "parasolver-5" and where in MULTISTEP:
-        with pytest.raises(ValueError, match="steps of this sampler look back, so it can be cut at"):
+        with pytest.raises(ValueError, match="steps of this sampler look back, so it can be cut into"):
             solve(p, solver(name), sliding(4))
         return
     reference = sequential(p)
@@ -169,7 +169,7 @@ def test_subintervals_are_cut_between_steps_not_within_them() -> None:
     state = make_solver("parasolver", subintervals=10).init(p)
     assert state.start.unique().tolist() == list(range(0, 39, 4))
     assert state.longest == 4
-    with pytest.raises(ValueError, match="look back, so it can be cut at 20 nodes only"):
+    with pytest.raises(ValueError, match="look back, so it can be cut into at most 20 subintervals"):
         make_solver("parasolver", subintervals=21).init(p)
     loose = {"tolerance": 1e-2, "norm": "absolute"}
     reference = sequential(p).x

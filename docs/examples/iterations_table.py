@@ -23,7 +23,7 @@ def table(rows: list[Row]) -> str:
         groups.setdefault((row["model"], row["stepper"], row["steps"], row["guidance"], row["samples"]), []).append(row)
     for (model, stepper, steps, guidance, samples), group in sorted(groups.items()):
         out += [
-            f"### {model}, {stepper}, N = {steps}, guidance {guidance:g} ({samples} samples)\n",
+            f"## {model}, {stepper}, N = {steps}, guidance {guidance:g} ({samples} samples)\n",
             "| solver | window | " + " | ".join(f"error {e:g}: iterations / evaluations, tolerance" for e in errors)
             + " | " + " | ".join(f"mean (worst) at {e:g}" for e in errors) + " |",
             "|---|---|" + "---|" * 2 * len(errors),

@@ -79,12 +79,14 @@ class ParaSolver(ParallelSolver[ParaSolverConfig, ParaSolverState]):
         if len(cuts) < count <= steps and self.config.inner == "parallel":
             cuts = list(range(steps))  # every output is the network's, so any node will do
         if count > len(cuts):
-            remedy = f"set subintervals to {len(cuts)} or less"
             if len(cuts) == steps:
-                raise ValueError(f"{count} subintervals do not fit into {steps} steps: {remedy}.")
+                raise ValueError(
+                    f"{count} subintervals do not fit into {steps} steps: set subintervals to {steps} or less."
+                )
+            most = f"{len(cuts)} subinterval{'s' if len(cuts) > 1 else ''}"
             raise ValueError(
-                f"{count} subintervals do not fit: the steps of this sampler look back, so it can be cut at "
-                f"{len(cuts)} nodes only: {remedy}, or inner to parallel, or leave both out."
+                f"{count} subintervals do not fit: the steps of this sampler look back, so it can be cut into at most "
+                f"{most}: ask for no more, set inner to parallel, or leave both out."
             )
         short, longer = divmod(len(cuts), count)
         # Longer ones first: the front's subinterval is then never done before the others of its window.
