@@ -173,7 +173,7 @@ def plugins(
     from paraflowkit import registry
 
     table = Table()
-    for title in ("name", "group", "distribution", "version", *(["status"] if check else [])):
+    for title in ("kind", "name", "distribution", "version", *(["status"] if check else [])):
         table.add_column(title, overflow="fold")
     bad = 0
     if check:
@@ -181,11 +181,11 @@ def plugins(
             entry = status.entry
             ok = status.status == "ok"
             bad += not ok
-            table.add_row(entry.name, entry.group, entry.distribution, entry.version, status.status)
+            table.add_row(entry.kind, entry.name, entry.distribution, entry.version, status.status)
     else:
         for kind in registry.KINDS:
             for entry in registry.entries(kind):
-                table.add_row(entry.name, entry.group, entry.distribution, entry.version)
+                table.add_row(entry.kind, entry.name, entry.distribution, entry.version)
     Console().print(table)
     if bad:
         raise typer.Exit(1)

@@ -51,7 +51,7 @@ class Stats:
         fronts: per sweep, int64 ``(samples,)``, the first node of each window before the sweep.
         strides: per sweep, int64 ``(samples,)``, nodes accepted; 0 where a sample was finished.
         residuals: per sweep, float64 ``(samples, window)``: mean squared change of each state over its tolerance's
-            scale (tolerance squared left out), NaN outside the window.
+            scale (tolerance squared left out), NaN outside the window and where no evaluated step made the state.
     """
 
     iterations: int = 0

@@ -12,15 +12,13 @@ import torch
 from torch import Tensor
 
 from paraflowkit.buffers import Buffers
-from paraflowkit.core.config import ComponentConfig
+from paraflowkit.composition import Whole, advanced, check_pair, check_warm, checked, refuse_levels
 from paraflowkit.core.march import spread
 from paraflowkit.core.problem import Problem
-from paraflowkit.core.solver import ParallelSolver, Sweep, Update
-from paraflowkit.core.stepper import StepRule
+from paraflowkit.core.solver import ParallelSolver, Sweep
 from paraflowkit.core.window import Window, WindowPolicy
 from paraflowkit.norms import tolerance_scales
 from paraflowkit.solution import Result, Solution, Stats
-from paraflowkit.table import StepTable
 
 __all__ = ["SweepInfo", "check_pair", "solve"]
 
@@ -41,15 +39,6 @@ class SweepInfo:
     fronts: Tensor
     stats: Stats
     clean: Callable[[], Tensor]
-
-
-def check_pair(rule: StepRule, solver: ParallelSolver[Any, Any]) -> None:
-    """Raise ValueError, with a remedy, where a solver needs a step table and the sampler has none."""
-    if solver.needs_table and not isinstance(rule, StepTable):
-        raise ValueError(
-            f"{type(solver).__name__} needs the coefficients of an affine sampler, which {type(rule).__name__} is not: "
-            "use a solver that does not, such as paradigms or paraflow, or an affine stepper."
-        )
 
 
 def solve(
@@ -90,10 +79,10 @@ def solve(
     check_pair(problem.rule, solver)
     settings = solver.config
     if problem.nominal:
-        _refuse_levels(solver)
+        refuse_levels(solver)
     started = time.perf_counter()
     steps, count, device = problem.steps, len(problem.x0), problem.x0.device
-    window = _Whole() if solver.whole else window.fit(problem, max_rows)
+    window = Whole() if solver.whole else window.fit(problem, max_rows)
     width = min(window.limit(steps), solver.max_window or steps, steps)
     limits = [width] * count  # falls to 1 for a sample that goes on sequentially
 
@@ -104,8 +93,8 @@ def solve(
             for w, limit in zip(windows, limits, strict=True)
         ]
 
-    plan = [window.initial(steps) for _ in range(count)]
-    run = Buffers(problem, cut(plan), width, _check_warm(warm, problem), trajectory)
+    plan = [advanced(window, None, 0, steps) for _ in range(count)]
+    run = Buffers(problem, cut(plan), width, check_warm(warm, problem), trajectory)
     if not settings.precondition:
         run.guess([0] * count, settings.guess)
     scales = tolerance_scales(settings.norm, problem.nodes).to(device)
@@ -146,10 +135,9 @@ def solve(
             phi = problem.rule.apply(n, run.x[:, :-1], run.m, run.noise)
             # What was not evaluated may hold anything; its old state keeps it from reaching a sum.
             phi = torch.where(spread(evaluated, phi), phi, after)
-            found, state = solver.sweep(
-                state, Sweep(problem, n, valid, evaluated, phi, run.x, run.m, run.noise, history=h)
-            )
-            update = found if isinstance(found, Update) else Update(found)
+            sweep = Sweep(problem, n, valid, evaluated, phi, run.x, run.m, run.noise, history=h)
+            found, state = solver.sweep(state, sweep)
+            update = checked(found, solver, after)
             new = torch.where(spread(valid, phi), update.states, after)
             difference = (new - after).flatten(2)
             residual = difference.double().square().mean(2) if update.residual is None else update.residual
@@ -162,7 +150,9 @@ def solve(
             stride = torch.minimum(torch.minimum(leading + least, limit.clamp(min=least)), run.hi - run.lo)
             stride = torch.where(active & ~broken, stride, 0)
             stats.fronts.append(run.lo.cpu())
-            stats.residuals.append(residual.cpu())
+            stats.residuals.append(
+                (torch.where(evaluated, residual, torch.nan) if update.residual is None else residual).cpu()
+            )
             keep = active & ~broken
             estimates = _estimator(problem, run, keep)
             opening = "constant" if apart else settings.entering
@@ -192,7 +182,7 @@ def solve(
             if apart:  # the policy has not begun
                 plan = [Window(w.lo + s, min(w.hi + s, steps)) for w, s in zip(plan, strides, strict=True)]
             else:
-                plan = [window.advance(w, s, steps) if s else w for w, s in zip(plan, strides, strict=True)]
+                plan = [advanced(window, w, s, steps) if s else w for w, s in zip(plan, strides, strict=True)]
             run.slide(strides, cut(plan), opening, data)
             stats.strides.append(stride.cpu())
             for i, w in enumerate(run.windows):
@@ -211,54 +201,6 @@ def solve(
         stats.peak_bytes = torch.cuda.max_memory_allocated(device)
     ends = tuple(result for result in results if result is not None)
     return Solution(samples, ends, stats, run.trajectory)
-
-
-class _Whole(WindowPolicy[ComponentConfig]):
-    """All steps at once, for solvers that lay out the trajectory themselves."""
-
-    def __init__(self) -> None:
-        super().__init__(ComponentConfig())
-
-    def limit(self, steps: int) -> int:
-        return steps
-
-    def initial(self, steps: int) -> Window:
-        return Window(0, steps)
-
-    def advance(self, window: Window, stride: int, steps: int) -> Window:
-        return Window(window.lo + stride, steps)
-
-
-def _check_warm(warm: Tensor | None, problem: Problem) -> Tensor | None:
-    """The earlier trajectory, one a sample. Raises ValueError where it does not fit the problem."""
-    if warm is None:
-        return None
-    count, *rest = warm.shape if warm.ndim else (0,)
-    if rest != [problem.steps + 1, *problem.x0.shape[1:]] or count not in (1, len(problem.x0)):
-        raise ValueError(
-            f"The earlier trajectory has the shape {tuple(warm.shape)}, and {len(problem.x0)} samples on "
-            f"{problem.steps + 1} nodes need {(len(problem.x0), problem.steps + 1, *problem.x0.shape[1:])} (or one for "
-            "all): use one that was saved with the same model, stepper and number of steps."
-        )
-    if not bool(warm.isfinite().all()):
-        raise ValueError("The earlier trajectory holds values that are not finite: use that of a run that converged.")
-    return warm.to(problem.x0).expand(len(problem.x0), *rest)
-
-
-def _refuse_levels(solver: ParallelSolver[Any, Any]) -> None:
-    """Raise ValueError for settings that need the noise levels of the nodes, where those are made up."""
-    settings = solver.config
-    if settings.norm != "absolute" and settings.tolerance > 0:
-        raise ValueError(
-            f"The noise levels of this scheduler are not known, so the norm {settings.norm!r} means nothing: use "
-            "norm 'absolute'."
-        )
-    for name in ("guess", "entering"):
-        if getattr(settings, name) != "constant":
-            raise ValueError(
-                f"The noise levels of this scheduler are not known, so {name} {getattr(settings, name)!r} means "
-                f"nothing: use {name} 'constant'."
-            )
 
 
 def _evaluate(problem: Problem, run: Buffers, node: Tensor, wanted: Tensor, max_rows: int | None, stats: Stats) -> None:

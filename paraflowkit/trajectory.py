@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from paraflowkit.errors import ParaflowkitError
@@ -19,7 +19,8 @@ def save_trajectory(path: Path, trajectory: Tensor, nodes: TimeGrid) -> None:
     """Write ``(samples, N + 1, *shape)`` states and the nodes they belong to, as safetensors."""
     levels = {"times": nodes.t, "alpha": nodes.alpha, "sigma": nodes.sigma}
     tensors = {"trajectory": trajectory, **levels}
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+    # Not save_file, which makes files that nobody else may read.
+    path.write_bytes(save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
 
 
 def load_trajectory(path: Path, nodes: TimeGrid, samples: int, shape: tuple[int, ...]) -> Tensor:
@@ -35,8 +36,10 @@ def load_trajectory(path: Path, nodes: TimeGrid, samples: int, shape: tuple[int,
     where = f"run.warm_start: {path}"
     try:
         tensors = load_file(path)
+        if not {"trajectory", "alpha", "sigma"} <= set(tensors):
+            raise SafetensorError(f"it holds {', '.join(sorted(tensors)) or 'nothing'}")
         found, alpha, sigma = (tensors[name] for name in ("trajectory", "alpha", "sigma"))
-    except (OSError, SafetensorError, KeyError) as error:
+    except (OSError, SafetensorError) as error:
         raise ParaflowkitError(
             f"{where} is not a trajectory that paraflowkit saved ({error}): make one with --save-trajectory."
         ) from error

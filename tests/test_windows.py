@@ -10,11 +10,14 @@ import torch
 from problems import STEPPERS, Counting, make_solver, make_window, mixture, problem, sequential, sliding
 from pydantic import ValidationError
 
+from paraflowkit.core.config import ComponentConfig
 from paraflowkit.core.memory import AliveBytes
-from paraflowkit.core.window import Window
+from paraflowkit.core.solver import Sweep
+from paraflowkit.core.window import Window, WindowPolicy
 from paraflowkit.models.configs import DigitsConfig
 from paraflowkit.models.digits.adapter import DigitsFlow
 from paraflowkit.solve import solve
+from paraflowkit.solvers.paraflow import ParaFlow
 from paraflowkit.windows import fit as module
 
 POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -119,9 +122,9 @@ def test_counting_alive_tensors() -> None:
 
 def test_what_does_not_fit_gets_a_sentence() -> None:
     p = problem(mixture(), STEPPERS["euler"], 10, 5, guidance=2.0)
-    with pytest.raises(ValueError, match="9 rows to fill, and one step of 5 samples needs 10"):
+    with pytest.raises(ValueError, match=r"may have 9 rows, and one step of 5 sample\(s\) needs 10"):
         solve(p, make_solver("paraflow"), make_window("fit", rows=9))
-    with pytest.raises(ValueError, match="make the batch smaller or give it more memory"):
+    with pytest.raises(ValueError, match="make run"):
         solve(p, make_solver("paraflow"), make_window("fit", memory=1e-9))
 
 
@@ -144,3 +147,34 @@ def test_memory_does_not_grow_with_the_steps(solver: str, stepper: str) -> None:
         peaks.append(count.most)
     tables = 1000 * 64  # weights, norms and held predictions of a step, float64
     assert peaks[1] <= 1.05 * peaks[0] + tables
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [((1, 4), None), ((0, 0), None), ((0, 99), None), ((0, 4), (0, 6)), ((0, 4), (2, 3)), ((0, 4), (2, 13))],
+)
+def test_a_policy_that_breaks_its_contract_is_told(first: tuple[int, int], then: tuple[int, int] | None) -> None:
+    class Bad(WindowPolicy[ComponentConfig]):
+        def limit(self, steps: int) -> int:
+            return steps
+
+        def initial(self, steps: int) -> Window:
+            return Window(*first)
+
+        def advance(self, window: Window, stride: int, steps: int) -> Window:
+            assert then is not None
+            return Window(*then)
+
+    p = problem(mixture(), STEPPERS["euler"], 12, 1)
+    with pytest.raises(ValueError, match=r"The window policy Bad gave Window\(.*a window starts at the front"):
+        solve(p, make_solver("paraflow", tolerance=0.0), Bad(ComponentConfig()))
+
+
+def test_a_solver_that_returns_something_else_is_told() -> None:
+    class Bad(ParaFlow):
+        def sweep(self, state: None, sweep: Sweep) -> tuple[torch.Tensor, None]:
+            return sweep.phi[:, :1], None
+
+    p = problem(mixture(), STEPPERS["euler"], 12, 1)
+    with pytest.raises(ValueError, match=r"Bad.sweep returned states of shape \(1, 1, 5\), and the window has \(1, 4"):
+        solve(p, Bad(Bad.config_cls()), sliding(4))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from paraflowkit.errors import did_you_mean
 
 Norm = Literal["absolute", "sigma", "posterior"]
 Guess = Literal["constant", "noise", "clean_estimate"]
@@ -61,13 +63,21 @@ class SolverConfig(ComponentConfig):
         if not isinstance(given, dict) or given.get("preset") is None:
             return given
         name = given["preset"]
-        if not isinstance(name, str) or name not in cls.presets:
+        return {**cls.presets.get(name, {}), **given} if isinstance(name, str) else given
+
+    @field_validator("preset")
+    @classmethod
+    def _preset_is_known(cls, name: str | None) -> str | None:
+        if name is not None and name not in cls.presets:
             known = ", ".join(cls.presets) or "it has none"
-            raise ValueError(f"unknown preset {name!r}; presets of this solver: {known}")
-        return {**cls.presets[name], **given}
+            raise ValueError(f"unknown preset {name!r}.{did_you_mean(name, list(cls.presets))} Presets: {known}")
+        return name
 
     @model_validator(mode="after")
     def _guess_has_an_estimate(self) -> SolverConfig:
         if self.guess == "clean_estimate" and self.precondition == 0:
-            raise ValueError("'guess: clean_estimate' needs 'precondition' of at least 1, which makes the estimate")
+            raise ValueError(
+                "'guess: clean_estimate' needs 'precondition' of at least 1, which makes the estimate: set it, or "
+                "guess constant or noise"
+            )
         return self

@@ -25,7 +25,7 @@ class Sweep:
         n: int64 ``(samples, width)``, the steps of each window (padding repeats the last step).
         valid: bool ``(samples, width)``, False on padding.
         evaluated: bool ``(samples, width)``, the nodes whose output is the network's at their state x°. Elsewhere
-            ``m`` and ``phi`` hold nothing of use.
+            ``m`` holds nothing of use, and ``phi`` the old state of the next node.
         phi: ``(samples, width, *shape)``, one step of the sampler from x°, Φ_n(x°), with true history and noise.
         states: ``(samples, history + width + 1, *shape)``, x° of the nodes ``lo - history`` … ``lo + width``.
         outputs: ``(samples, history + width, *output_shape)``, the outputs of those nodes but the last.

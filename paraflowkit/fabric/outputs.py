@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
@@ -150,6 +150,11 @@ class Summary:
             return None
         calls = self.sequential["iterations"] / self.iterations
         work = self.evaluations / self.sequential["evaluations"]
+        if 0.95 < self.speedup < 1.05:
+            return (
+                f"As fast here as the sequential sampler, within 5 %: {calls:.1f} times fewer sequential calls, for "
+                f"{work:.1f} times the evaluations."
+            )
         if self.speedup >= 1:
             return (
                 f"Faster here: {calls:.1f} times fewer sequential calls made the samples in "
@@ -205,7 +210,7 @@ class RunFolder:
         out = self.config.output
         if out.images and is_image(samples[0]):
             save_png(to_grid(samples, out.columns, out.upscale), self.path / "grid.png")
-        save_file({"samples": samples.contiguous()}, self.path / "samples.safetensors")
+        (self.path / "samples.safetensors").write_bytes(save({"samples": samples.contiguous()}))
         (self.path / "summary.json").write_text(json.dumps(summary.to_dict(), indent=2) + "\n")
         if out.plot:
             title = f"{self.config.solver.name}, {steps} steps, {summary.samples} samples"

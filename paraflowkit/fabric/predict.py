@@ -117,10 +117,15 @@ def predict(
         batches = [requests[i : i + config.run.batch] for i in range(0, len(requests), config.run.batch)]
         first = make(batches[0])
         check_pair(first.rule, pieces.solver)
-        pieces.solver.init(first)
-        pieces = replace(pieces, window=pieces.window.fit(first, config.run.max_rows))
     except ValueError as error:
         raise ParaflowkitError(str(error)) from error
+    section = f"solver {config.solver.name}"
+    try:
+        pieces.solver.init(first)
+        section = f"window {config.window.name}"
+        pieces = replace(pieces, window=pieces.window.fit(first, config.run.max_rows))
+    except ValueError as error:
+        raise ParaflowkitError(f"{section}: {error}") from error
     warm = None
     if config.run.warm_start is not None:
         shape = pieces.model.shape

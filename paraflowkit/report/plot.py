@@ -8,27 +8,34 @@ from pathlib import Path
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from paraflowkit.solution import Stats
 
 
-def _lanes(stats: Sequence[Stats]) -> list[tuple[list[int], list[float]]]:
-    """Per sample: accepted nodes after each of its sweeps, and the root of the largest change that was accepted."""
-    lanes: list[tuple[list[int], list[float]]] = []
+def _lanes(stats: Sequence[Stats]) -> list[tuple[list[int], list[float], list[float]]]:
+    """Per sample and sweep: accepted nodes, and the root of the largest change in the window and of those accepted.
+
+    The last state that is accepted is one step from settled ones, so its own change does not matter and is left out; a
+    sweep that accepts no other has NaN.
+    """
+    lanes: list[tuple[list[int], list[float], list[float]]] = []
     for one in stats:
         for i in range(len(one.evaluations)):
-            fronts, changes = [0], list[float]()
+            fronts, changes, accepted = [0], list[float](), list[float]()
             for lo, stride, residual in zip(one.fronts, one.strides, one.residuals, strict=True):
                 if int(stride[i]) == 0 and fronts[-1] > 0 and int(lo[i]) == fronts[-1] and residual[i].isnan().all():
                     break  # finished earlier than the rest of its batch
                 fronts.append(int(lo[i]) + int(stride[i]))
-                changes.append(float(residual[i].nan_to_num(nan=0.0).max().sqrt()))
-            lanes.append((fronts, changes))
+                known, settled = residual[i].nan_to_num(nan=0.0), residual[i, : max(0, int(stride[i]) - 1)]
+                changes.append(float(known.max().sqrt()))
+                accepted.append(float(settled.nan_to_num(nan=0.0).max().sqrt()) if len(settled) else float("nan"))
+            lanes.append((fronts, changes, accepted))
     return lanes
 
 
 def convergence_figure(stats: Sequence[Stats], steps: int, tolerance: float, title: str) -> Figure:
-    """Accepted steps against sweeps, and the largest change of a state in the window of each sweep.
+    """Accepted steps against sweeps, and the largest changes of states in each sweep: in the window, and accepted.
 
     Args:
         stats: one a batch. steps: N. tolerance: of the solver, drawn as a line (0 is not drawn).
@@ -36,17 +43,24 @@ def convergence_figure(stats: Sequence[Stats], steps: int, tolerance: float, tit
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    for fronts, changes in _lanes(stats):
+    for fronts, changes, accepted in _lanes(stats):
         left.plot(range(len(fronts)), fronts, color="tab:blue", alpha=0.35, linewidth=1)
-        right.plot(range(1, len(changes) + 1), changes, color="tab:blue", alpha=0.35, linewidth=1)
+        sweeps = range(1, len(changes) + 1)
+        right.plot(sweeps, changes, color="tab:blue", alpha=0.2, linewidth=1)
+        right.plot(sweeps, accepted, color="tab:orange", alpha=0.6, linestyle="", marker=".", markersize=5)
     left.plot([0, steps], [0, steps], color="black", linestyle="--", linewidth=1, label="sequential")
     left.plot([], [], color="tab:blue", label="parallel, a line a sample")
     left.set(xlabel="sweep (one batched network call)", ylabel="accepted steps", xlim=(0, steps), ylim=(0, steps))
     left.legend(loc="lower right")
-    right.set(xlabel="sweep", ylabel="largest RMS change in the window", yscale="log")
+    right.set(xlabel="sweep", ylabel="largest RMS change, in units of the norm", yscale="log")
+    right.plot([], [], color="tab:blue", label="of all evaluated steps of the window")
+    right.plot([], [], color="tab:orange", linestyle="", marker=".", label="of those accepted")
     if tolerance > 0:
         right.axhline(tolerance, color="black", linestyle="--", linewidth=1, label=f"tolerance {tolerance:g}")
-        right.legend(loc="upper right")
+    right.legend(loc="lower left", framealpha=0.85)
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.yaxis.set_minor_formatter(NullFormatter())
     figure.suptitle(title)
     return figure
 

@@ -30,7 +30,7 @@ _INTERFACES: dict[str, type] = {
 _MODULES = {
     "model": ("model_checks",),
     "stepper": ("stepper_checks", "stepper_orders"),
-    "solver": ("solver_checks", "solver_manners"),
+    "solver": ("solver_manners", "solver_checks"),
     "window": ("window_checks",),
 }
 _found: dict[str, list[Check]] = {}
@@ -113,9 +113,10 @@ def checks_of(kind: str) -> tuple[Check, ...]:
     """
     if kind not in _MODULES:
         raise ValueError(f"Unknown kind {kind!r}: use {', '.join(_MODULES)}.")
-    for module in ("settings_checks", *_MODULES[kind]):
-        import_module(f"paraflowkit.testing.{module}")
-    return tuple(_found[kind])
+    order = [f"paraflowkit.testing.{module}" for module in ("settings_checks", *_MODULES[kind])]
+    for module in order:
+        import_module(module)
+    return tuple(sorted(_found[kind], key=lambda one: order.index(one.__module__)))
 
 
 def name_of(component: Any) -> str:

@@ -35,8 +35,8 @@ class Fit(WindowPolicy[FitConfig]):
             size = min(limits) // per_step
             if size == 0:
                 raise ValueError(
-                    f"The window 'fit' has {min(limits)} rows to fill, and one step of {count} samples needs "
-                    f"{per_step}: make the batch smaller or the rows more."
+                    f"a call may have {min(limits)} rows, and one step of {count} sample(s) needs {per_step}: make "
+                    "run.batch smaller, or window.rows and run.max_rows larger."
                 )
         if not limits or self.config.memory is not None:
             free = self.config.memory * 2**30 if self.config.memory is not None else _free(problem.x0.device) / 2
@@ -69,8 +69,8 @@ def _most_steps(problem: Problem, free: float) -> int:
     base = max(0, one - (two - one))
     if free < base + step:
         raise ValueError(
-            f"The window 'fit' has {free / 2**30:.2g} GiB, and one step of {len(problem.x0)} samples needs "
-            f"{(base + step) / 2**30:.2g} GiB: make the batch smaller or give it more memory."
+            f"there are {free / 2**20:.3g} MiB, and one step of {len(problem.x0)} sample(s) needs "
+            f"{(base + step) / 2**20:.3g} MiB: make run.batch smaller, or window.memory larger."
         )
     return int((free - base) // step)
 

@@ -36,11 +36,9 @@ class ChordsConfig(SolverConfig):
         if starts is None:
             return None
         if not starts or starts[0] != 0:
-            raise ValueError(f"'starts' must begin with 0, where the exact core starts, got {starts}")
+            raise ValueError(f"must begin with 0, where the exact core starts, got {starts}")
         if any(b - a < 2 for a, b in pairwise(starts)):
-            raise ValueError(
-                f"'starts' must grow by at least 2, got {starts}: a core one node ahead would do the same work"
-            )
+            raise ValueError(f"must grow by at least 2, got {starts}: a core one node ahead would do the same work")
         return starts
 
     @model_validator(mode="after")

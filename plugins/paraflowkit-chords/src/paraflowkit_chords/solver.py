@@ -90,6 +90,10 @@ class Chords(ParallelSolver[ChordsConfig, ChordsState]):
             raise ValueError(
                 f"chords: a core starts at node {starts[-1]} of {length} steps; 'starts' must lie below that."
             )
+        if config.finisher is not None and config.finisher > len(starts):
+            raise ValueError(
+                f"chords: there is no finisher {config.finisher} of {len(starts)} cores: ask for at most that."
+            )
         scales = tolerance_scales(config.norm, problem.nodes).to(problem.x0.device)
         return ChordsState(tuple(opens + start for start in starts), scales)
 
@@ -148,7 +152,7 @@ class Chords(ParallelSolver[ChordsConfig, ChordsState]):
             return update
         length = sweep.valid.sum(1)
         if self.config.finisher is not None:
-            if order != min(self.config.finisher, len(state.starts)):
+            if order != self.config.finisher:
                 return update
             return replace(update, residual=torch.zeros(sweep.n.shape, device=length.device).double(), limit=length)
         last = length[:, None].clamp(min=1) - 1
