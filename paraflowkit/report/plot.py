@@ -57,7 +57,7 @@ def convergence_figure(stats: Sequence[Stats], steps: int, tolerance: float, tit
     right.plot([], [], color="tab:orange", linestyle="", marker=".", label="of those accepted")
     if tolerance > 0:
         right.axhline(tolerance, color="black", linestyle="--", linewidth=1, label=f"tolerance {tolerance:g}")
-    right.legend(loc="lower left", framealpha=0.85)
+    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize="small", frameon=False)
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.yaxis.set_minor_formatter(NullFormatter())
