@@ -70,16 +70,15 @@ def test_tolerance_zero_is_sequential(name: str, where: str) -> None:
     reference = sequential(p)
     assert reference.trajectory is not None
     scale = reference.trajectory.abs().max()
-    for width in (3, p.steps):
-        counting = Counting(p)
-        found = solve(
-            dataclasses.replace(p, evaluate=counting), solver(name), sliding(width), trajectory=True, max_sweeps=3 * N
-        )
-        assert found.trajectory is not None
-        assert (found.trajectory - reference.trajectory).abs().max() <= 1e-10 * scale
-        assert found.stats.sweeps <= p.steps
-        assert found.stats.rows == counting.rows == 2 * int(found.stats.evaluations.sum())
-        assert found.stats.calls == counting.calls
+    counting = Counting(p)
+    found = solve(
+        dataclasses.replace(p, evaluate=counting), solver(name), sliding(5), trajectory=True, max_sweeps=3 * N
+    )
+    assert found.trajectory is not None
+    assert (found.trajectory - reference.trajectory).abs().max() <= 1e-10 * scale
+    assert found.stats.sweeps <= p.steps
+    assert found.stats.rows == counting.rows == 2 * int(found.stats.evaluations.sum())
+    assert found.stats.calls == counting.calls
 
 
 @pytest.mark.parametrize(
@@ -129,7 +128,7 @@ def test_true_history_is_kept_at_any_tolerance(name: str, where: str) -> None:
             assert found.stats.iterations < 30
 
 
-@pytest.mark.parametrize("where", ["lms", "heun", "sde-dpm", "ddim-1"])
+@pytest.mark.parametrize("where", ["lms", "sde-dpm"])
 @pytest.mark.parametrize("name", [*SOLVERS, "turbo-all"])
 def test_a_sample_does_not_depend_on_its_batch_at_a_tolerance(name: str, where: str) -> None:
     if name == "parasolver-5" and where in MULTISTEP:

@@ -125,8 +125,9 @@ def test_parallel_is_sequential(name: str, settings: dict[str, Any], process: st
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize(("name", "settings"), STEPPERS)
 def test_parallel_is_sequential_for_windows_and_batches(name: str, settings: dict[str, Any], process: str) -> None:
-    check_promise(name, settings, process, (1, 4, 100), 1, tuple(exact_solvers()))
-    check_promise(name, settings, process, (1, 100), 3, tuple(exact_solvers()))
+    # All solvers with all steppers are in the exactness matrix; here they meet every setting of the steppers.
+    check_promise(name, settings, process, (1, 100), 1, ("paradigms", "parasolver"))
+    check_promise(name, settings, process, (100,), 3, ("paraflow",))
 
 
 def test_every_installed_stepper_is_tested_here() -> None:

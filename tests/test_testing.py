@@ -83,7 +83,7 @@ def shipped(kind: str) -> list[str]:
 
 
 #: Of those that are built alike one is enough for a quick look; the slow tests check all.
-ALIKE = {"solver:paradigms", "solver:sequential", "model:digits-vp"}
+ALIKE = ["solver:paradigms", "solver:sequential", "model:digits-flow", "model:digits-vp"]
 FAST = [name for kind in KINDS for name in shipped(kind) if kind != "stepper" and name not in ALIKE]
 
 
