@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from paraflowkit.core.solver import ParallelSolver as ParallelSolver
     from paraflowkit.core.stepper import BaseStepper as BaseStepper
     from paraflowkit.core.window import WindowPolicy as WindowPolicy
+    from paraflowkit.pipelines import check as check
+    from paraflowkit.pipelines import disable as disable
+    from paraflowkit.pipelines import enable as enable
+    from paraflowkit.pipelines import enabled as enabled
     from paraflowkit.schedulers import table_from_scheduler as table_from_scheduler
     from paraflowkit.solution import Result as Result
     from paraflowkit.solution import Solution as Solution
@@ -34,6 +38,10 @@ _HOMES = {
     "table_from_scheduler": "paraflowkit.schedulers",
     "Result": "paraflowkit.solution",
     "Solution": "paraflowkit.solution",
+    "enable": "paraflowkit.pipelines",
+    "disable": "paraflowkit.pipelines",
+    "enabled": "paraflowkit.pipelines",
+    "check": "paraflowkit.pipelines",
 }
 
 __version__ = "0.1.0"

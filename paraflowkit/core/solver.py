@@ -11,6 +11,7 @@ from torch import Tensor
 from paraflowkit.core import API_VERSION
 from paraflowkit.core.config import SolverConfig
 from paraflowkit.core.problem import Problem
+from paraflowkit.core.surrogate import Surrogate
 
 StateT = TypeVar("StateT")
 SolverConfigT = TypeVar("SolverConfigT", bound=SolverConfig)
@@ -106,6 +107,11 @@ class ParallelSolver(ABC, Generic[SolverConfigT, StateT]):
         Raises:
             ValueError: the solver's settings do not fit the problem; the message names the remedy.
         """
+
+    def surrogate(self) -> Surrogate | None:
+        """How a sweep marches through a sampler that is not ours, such as a diffusers pipeline's loop; by default None:
+        it cannot."""
+        return None
 
     def select(self, state: StateT, n: Tensor, valid: Tensor) -> Tensor:
         """The nodes whose outputs the next sweep needs, by default all of the window.

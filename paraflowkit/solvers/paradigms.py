@@ -7,6 +7,7 @@ from torch import Tensor
 from paraflowkit.core.march import picard
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.solver import ParallelSolver, Sweep
+from paraflowkit.core.surrogate import Picard
 from paraflowkit.solvers.configs import ParaDiGMSConfig
 
 
@@ -32,3 +33,6 @@ class ParaDiGMS(ParallelSolver[ParaDiGMSConfig, None]):
 
     def sweep(self, state: None, sweep: Sweep) -> tuple[Tensor, None]:
         return picard(sweep), None
+
+    def surrogate(self) -> Picard:
+        return Picard(entering="held" if self.config.entering == "clean_estimate" else "constant")

@@ -12,6 +12,7 @@ from paraflowkit.core.march import picard, spread
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.solver import ParallelSolver, Sweep, Update
 from paraflowkit.core.stepper import StepRule
+from paraflowkit.core.surrogate import Picard
 from paraflowkit.norms import tolerance_scales
 from paraflowkit.solvers.configs import ParaSolverConfig
 from paraflowkit.table import StepTable
@@ -69,6 +70,12 @@ class ParaSolver(ParallelSolver[ParaSolverConfig, ParaSolverState]):
             scales=tolerance_scales(self.config.norm, problem.nodes).to(problem.x0.device),
             reach=torch.zeros(len(problem.x0), dtype=torch.int64, device=problem.x0.device),
         )
+
+    def surrogate(self) -> Picard:
+        """Raises ValueError for subintervals, over which no foreign loop can be cut."""
+        if self.config.subintervals is not None:
+            raise ValueError("a pipeline's own loop cannot be cut into 'subintervals': leave them out")
+        return Picard(entering="held" if self.config.entering == "clean_estimate" else "constant")
 
     def _lengths(self, problem: Problem) -> list[int]:
         """The steps between nodes of each subinterval."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from paraflowkit.core.march import estimate, picard, roll
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.solver import ParallelSolver, Sweep, Update
+from paraflowkit.core.surrogate import Picard
 from paraflowkit.solvers.configs import ParaSolverTurboConfig
 
 
@@ -38,6 +39,13 @@ class ParaSolverTurbo(ParallelSolver[ParaSolverTurboConfig, None]):
 
     def select(self, state: None, n: Tensor, valid: Tensor) -> Tensor:
         return valid & (torch.arange(n.shape[1], device=n.device) < self.config.degree)
+
+    def surrogate(self) -> Picard:
+        """Raises ValueError where states that were not evaluated are to be accepted."""
+        if self.config.accept == "all":
+            raise ValueError("a pipeline's steps are accepted when they were evaluated only: use 'accept: evaluated'")
+        entering = "held" if self.config.entering == "clean_estimate" else "constant"
+        return Picard(entering=entering, degree=self.config.degree)
 
     def sweep(self, state: None, sweep: Sweep) -> tuple[Update, None]:
         degree, width = self.config.degree, sweep.n.shape[1]

@@ -1,0 +1,172 @@
+"""A call of a classic diffusers pipeline as a program that can be run again."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paraflowkit.pipelines.engine import Engine
+from paraflowkit.pipelines.hooks import networks, steps
+from paraflowkit.pipelines.preview import Preview
+from paraflowkit.pipelines.rewind import Attributes, Processors, Randomness
+from paraflowkit.pipelines.rows import clone
+
+CALLBACKS = ("callback_on_step_end", "callback", "callback_on_step_begin")
+#: Methods that only prepare: their results are remembered in the order of their calls.
+PREPARE = ("encode_prompt", "encode_image")
+
+
+class Bar:
+    """The pipeline's own progress bar, drawn once over all its runs."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner, self.make = owner, owner.progress_bar
+        self.total, self.bar, self.plain = 0, None, False
+
+    def __call__(self, iterable: Any = None, total: int | None = None, **kwargs: Any) -> Any:
+        from tqdm.auto import tqdm
+
+        if self.bar is None and (total is not None or hasattr(iterable, "__len__")):
+            self.total = total if total is not None else len(iterable)
+            self.bar = self.make(total=self.total, **kwargs)
+        return tqdm(iterable, total=total, disable=True)
+
+    def show(self, share: float) -> None:
+        if self.bar is not None:
+            self.bar.update(int(share * self.total) - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+class Classic:
+    """One call of a pipeline.
+
+    Args:
+        pipe: the pipeline. call: its class's own call. args, kwargs: as the caller gave them.
+        watch: called after each sweep with a :class:`Preview`, or None.
+    """
+
+    def __init__(
+        self, pipe: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], watch: Any = None
+    ) -> None:
+        self.pipe, self.call, self.watch = pipe, call, watch
+        self.bound = inspect.signature(call).bind(pipe, *args, **kwargs)
+        parts: dict[str, Any] = dict(pipe.components)
+        parts.update({k: v for k, v in vars(pipe).items() if isinstance(v, torch.nn.Module)})
+        self.modules = {k: v for k, v in parts.items() if isinstance(v, torch.nn.Module)}
+        self.schedulers = _unique(v for v in parts.values() if hasattr(v, "step") and hasattr(v, "set_timesteps"))
+        guiders = [v for v in parts.values() if hasattr(v, "prepare_inputs") and hasattr(v, "__dict__")]
+        self.randomness = Randomness((args, kwargs))
+        self.attributes = Attributes([pipe, *self.schedulers, *guiders])
+        self.processors = Processors(self.modules.values())
+        self.bar = Bar(pipe)
+        self.prepared: dict[str, list[Any]] = {}
+        self.has_callbacks = any(self.bound.arguments.get(k) is not None for k in CALLBACKS)
+
+    def run(self, engine: Engine, live: bool) -> Any:
+        bound = self.bound if live else self._silent()
+        with ExitStack() as stack:
+            stack.enter_context(networks(engine, self.modules))
+            stack.enter_context(steps(engine, self.schedulers))
+            stack.enter_context(self._members(engine))
+            if engine.stats.sweeps:
+                stack.enter_context(quiet())
+            return self.call(*bound.args, **bound.kwargs)
+
+    def rewind(self) -> None:
+        self.attributes.restore()
+        self.processors.restore()
+        self.randomness.restore()
+
+    def progress(self, share: float) -> None:
+        self.bar.show(share)
+
+    def sweep_done(self, engine: Engine, x: Tensor | None, output: Tensor | None) -> None:
+        if self.watch is not None and x is not None and output is not None:
+            self.watch(preview_of(engine, x, output))
+
+    def plain(self) -> Any:
+        """The call as it is, after a refusal."""
+        self.close()
+        return self.call(*self.bound.args, **self.bound.kwargs)
+
+    def close(self) -> None:
+        self.bar.close()
+
+    def _silent(self) -> inspect.BoundArguments:
+        """The arguments, copied, without callbacks."""
+        arguments = {
+            k: v if k == "self" else None if k in CALLBACKS else clone(v) for k, v in self.bound.arguments.items()
+        }
+        return inspect.BoundArguments(self.bound.signature, arguments)  # pyright: ignore[reportArgumentType]
+
+    @contextmanager
+    def _members(self, engine: Engine) -> Generator[None]:
+        """A silent progress bar, and prompts that are encoded once."""
+        here = vars(self.pipe)
+        names: list[str] = []
+        try:
+            if hasattr(self.pipe, "progress_bar"):
+                here["progress_bar"] = self.bar
+                names.append("progress_bar")
+            counts: dict[str, int] = {}
+            for name in PREPARE:
+                if callable(getattr(self.pipe, name, None)) and name not in here:
+                    here[name] = self._remembered(engine, name, getattr(self.pipe, name), counts)
+                    names.append(name)
+            yield
+        finally:
+            for name in names:
+                here.pop(name, None)
+
+    def _remembered(self, engine: Engine, name: str, original: Any, counts: dict[str, int]) -> Callable[..., Any]:
+        known = self.prepared.setdefault(name, [])
+
+        def remembered(*args: Any, **kwargs: Any) -> Any:
+            if engine.inside:
+                return original(*args, **kwargs)
+            k = counts[name] = counts.get(name, -1) + 1
+            if k >= len(known):
+                engine.inside = True
+                try:
+                    known.append(original(*args, **kwargs))
+                finally:
+                    engine.inside = False
+            return clone(known[k])
+
+        return functools.wraps(original)(remembered)  # pipelines look at its parameters
+
+
+def preview_of(engine: Engine, x: Tensor, output: Tensor) -> Preview:
+    """What the caller may look at after a sweep."""
+    clean = engine.levels.clean(engine.n - 1, x, output) if engine.levels is not None else None
+    accepted = tuple(int(lo) for lo in engine.lo)
+    return Preview(engine.stats.sweeps, accepted, engine.steps, (x if clean is None else clean).clone())
+
+
+@contextmanager
+def quiet() -> Generator[None]:
+    """What the first run has told is not told again by the next."""
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _unique(things: Any) -> list[Any]:
+    return list({id(t): t for t in things}.values())

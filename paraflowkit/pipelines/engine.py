@@ -1,0 +1,332 @@
+"""The sweeps: a program is re-run with its networks answered from memory, until nothing that they are asked moves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
+
+import torch
+from torch import Tensor
+
+from paraflowkit.core.surrogate import Surrogate, View
+from paraflowkit.core.window import Window, WindowPolicy
+from paraflowkit.pipelines.answers import Answers, Refuse
+from paraflowkit.pipelines.evaluate import Wanted
+from paraflowkit.pipelines.levels import Levels, read_levels
+from paraflowkit.pipelines.record import Segment
+from paraflowkit.pipelines.rows import Unbatchable
+from paraflowkit.pipelines.stats import PipelineStats
+
+
+class Stop(BaseException):
+    """Ends a run at the end of the window; no Exception, so that no pipeline catches it."""
+
+
+class Program(Protocol):
+    """Something that calls networks and steps a sampler, and can be run again from its start."""
+
+    def run(self, engine: Engine, live: bool) -> Any:
+        """Run once with the engine's hooks in place; ``live`` runs are with the caller's callbacks and arguments."""
+        ...
+
+    def rewind(self) -> None:
+        """Put back everything that a run changes."""
+        ...
+
+    def progress(self, share: float) -> None:
+        """Show how much of the trajectory is done."""
+        ...
+
+    def sweep_done(self, engine: Engine, x: Tensor | None, output: Tensor | None) -> None:
+        """Called after each sweep with the state and output of the last step that was marched."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Engine(Answers):
+    """Solves one call of a program.
+
+    Attributes:
+        program: what is run. surrogate, window, norm: of the solver. stats: filled in.
+        live_needed: the result is that of one more run, with the caller's callbacks and arguments.
+        steps: of the scheduler, as far as they are known. lo: int64 ``(samples,)``, steps accepted of each sample.
+        windows: of each sample. levels: of noise, where the scheduler is known.
+        open: bool ``(samples,)``, samples all of whose steps were accepted so far in this run.
+        last: state and output of the last step.
+    """
+
+    program: Program
+    surrogate: Surrogate
+    window: WindowPolicy[Any]
+    stats: PipelineStats
+    norm: str = "absolute"
+    live_needed: bool = True
+    steps: int = 0
+    lo: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    windows: list[Window] = field(default_factory=list[Window])
+    levels: Levels | None = None
+    open: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    last: tuple[Tensor, Tensor] | None = None
+
+    def solve(self) -> Any:
+        """The program's result.
+
+        Raises:
+            Refuse: it cannot be made parallel. Exception: of the program itself, which it raises run plainly too.
+        """
+        began = time.perf_counter()
+        limit = 8
+        while True:
+            before = (int(self.lo.sum()) if self.samples else -1, self.evaluator.calls)
+            self._start(live=False)
+            try:
+                result = self.program.run(self, live=False)
+                finished = not self._evaluate() and not self.guessed
+            except Stop:
+                finished, result = False, None
+            except Unbatchable as why:
+                raise Refuse(str(why)) from None
+            except Exception as error:
+                if not self.stats.sweeps and not self.guessed:
+                    raise
+                raise Refuse(f"with guessed outputs it raised {type(error).__name__}: {error}") from error
+            self.stats.sweeps += 1
+            limit = 8 if (int(self.lo.sum()), self.evaluator.calls) != before else limit - 1
+            if not limit:
+                raise Refuse("its runs do not repeat: the same call asked its networks for something new every time")
+            if finished:
+                break
+            self.program.progress(float(self.lo.min()) / max(self.steps, 1) if self.samples else 0.0)
+            self.program.sweep_done(self, *(self.last or (None, None)))
+            self.program.rewind()
+        if not self.n:
+            raise Refuse("its scheduler's step was never called")
+        self.program.progress(1.0)
+        if self.live_needed:
+            self.program.rewind()
+            self._start(live=True)
+            result = self.program.run(self, live=True)
+        self._report(time.perf_counter() - began)
+        return result
+
+    def _start(self, live: bool) -> None:
+        self.n = self.j = 0
+        self.roles = {}
+        self.live, self.guessed, self.inside = live, False, False
+        self.memory.forget_objects()
+        self.open = torch.ones(self.samples, dtype=torch.bool)
+        self.lo = torch.zeros_like(self.lo)
+        self.last = None
+
+    def _report(self, seconds: float) -> None:
+        s, e = self.stats, self.evaluator
+        s.steps, s.samples = self.n, max(self.samples, 1)
+        s.plain_calls = sum(str(c.callee) in self.denoisers for seg in self.segments for c in seg.calls)
+        s.network_calls, s.rows = e.calls, e.rows
+        s.singles = sum(str(e.callee) in self.denoisers for e in self.known)
+        s.seconds, s.network_seconds = seconds, e.seconds
+
+    def step(
+        self, scheduler: Any, take: Callable[[Tensor, Tensor], Any], output: Tensor, x: Tensor, timestep: Any = None
+    ) -> Any:
+        """Answers a step of the sampler.
+
+        Args:
+            scheduler: whose step it is. take: ``(output, x) ->`` what its own step returns.
+        """
+        n = self.n
+        while len(self.segments) <= n:
+            self.segments.append(Segment())
+        segment = self.segments[n]
+        if not self.samples:
+            self._begin(scheduler, len(x), timestep)
+        self.n, self.j, self.roles = n + 1, 0, {}
+        self.steps = max(self.steps, n + 1)
+        if self.live:
+            return take(output, x)
+        if len(x) != self.samples:
+            raise Refuse(f"its steps have {self.samples} and {len(x)} rows")
+        fresh, ready = self._ready(segment, n, x)
+        accepted = self.open & ready
+        self.lo[accepted] = n + 1
+        closing = self.open & ~accepted
+        self.open = accepted
+        for p in closing.nonzero().flatten().tolist():
+            stride = int(self.lo[p]) - self.windows[p].lo
+            if stride > 0:
+                self.windows[p] = self.window.advance(self.windows[p], stride, max(self.steps, n + 1))
+        self.last = (x, output)
+        if bool(accepted.all()):
+            return take(output, x)
+        self.guessed = True
+        result = self._guess(segment, n, take, output, x, fresh, accepted)
+        if not bool(accepted.any()) and n + 1 >= max(w.hi for w in self.windows):
+            self.stop()
+        return result
+
+    def _begin(self, scheduler: Any, samples: int, timestep: Any) -> None:
+        self.samples = samples
+        self.lo = torch.zeros(samples, dtype=torch.int64)
+        self.open = torch.ones(samples, dtype=torch.bool)
+        times = getattr(scheduler, "timesteps", None)
+        self.steps = max(1, len(times) if times is not None else 1)
+        self.windows = [self.window.initial(self.steps)] * samples
+        self.levels = read_levels(scheduler, timestep)
+        if self.tolerance and self.norm != "absolute":
+            if self.levels is None:
+                raise Refuse(
+                    f"the noise levels of {type(scheduler).__name__} are not known, which the tolerance's norm "
+                    f"{self.norm!r} needs: use norm='absolute'"
+                )
+            self.scale = self.levels.scales(self.norm)
+        for entry in self.segments[0].calls:
+            if entry.layout.rows % samples == 0 and entry.layout.units != samples and entry.layout.kinds:
+                entry.layout = self.layout(entry.callee, entry.tree)
+                entry.fresh = torch.ones(entry.layout.units, dtype=torch.bool)
+                entry.changed = torch.zeros(entry.layout.units, dtype=torch.bool)
+                entry.distance = torch.zeros(entry.layout.units, dtype=torch.float64)
+
+    def _ready(self, segment: Segment, n: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples whose calls were all evaluated, and those of them within the tolerance, bool ``(samples,)``."""
+        fresh = torch.ones(self.samples, dtype=torch.bool)
+        same = fresh.clone()
+        distance = torch.zeros(self.samples, dtype=torch.float64)
+        for entry in segment.calls:
+            fresh &= entry.fresh  # one unit stands for all samples
+            same &= ~entry.changed
+            distance = torch.maximum(distance, entry.distance)
+        if not self.tolerance:
+            return fresh, fresh & same
+        if segment.at is not None and segment.at.shape == x.shape:
+            moved = (x.double() - segment.at.double()).flatten(1).square().mean(1).cpu()
+            distance = torch.maximum(distance, torch.where(same, 0.0, moved))
+        near = fresh & (same | (distance <= self.tolerance**2 * self.scale_of(n)))
+        taken = near & self.open & ~same
+        if bool(taken.any()):
+            self.stats.largest_change = max(self.stats.largest_change, float(distance[taken].max()) ** 0.5)
+        return fresh, near
+
+    def _guess(
+        self,
+        segment: Segment,
+        n: int,
+        take: Callable[[Tensor, Tensor], Any],
+        output: Tensor,
+        x: Tensor,
+        fresh: Tensor,
+        accepted: Tensor,
+    ) -> Any:
+        """A step of which some samples' states are not those that the network was evaluated at."""
+        if segment.stale and self.surrogate.slopes:
+            segment.stale = False
+            segment.before_output, segment.output = segment.output, output.clone()
+        rows = (-1, *(1,) * (x.ndim - 1))
+        known = (fresh & ~accepted).to(x.device)
+        at = x
+        if segment.at is not None and segment.at.shape == x.shape:
+            at = torch.where(known.view(rows), segment.at.to(x.dtype), x)
+        segment.asked = x.clone()
+        move = self.surrogate.move(View(n, x, at, output, segment.before_at, segment.before_output))
+        result = take(move.output, move.x)
+        first = _first(result)
+        if move.shift is not None and first.shape == move.shift.shape:
+            first = first + move.shift.to(first.dtype)
+        unseen = ~fresh
+        if self.surrogate.entering == "constant" and first.shape == x.shape and bool(unseen.any()):
+            first = torch.where(unseen.to(x.device).view(rows), x.to(first.dtype), first)
+        return _with_first(result, first)
+
+    def stop(self) -> NoReturn:
+        """End of the window: evaluate, then leave the run."""
+        try:
+            self._evaluate()
+        except Unbatchable as why:
+            raise Refuse(str(why)) from None
+        raise Stop
+
+    def _evaluate(self) -> bool:
+        """Evaluate what the run asked for that is not known; whether there was anything."""
+        wanted = self._wanted()
+        feeding = [w for w in wanted if str(w.entry.callee) in self.feeders]
+        if not wanted:
+            return False
+        self.inside = True
+        try:
+            self.evaluator(feeding or wanted, self.known)
+        finally:
+            self.inside = False
+        self.stats.rounds += 1
+        for entry in (e for segment in self.segments for e in segment.calls):
+            paths = self.evaluator.shared.get(str(entry.callee), set())
+            if any(entry.layout.kinds.get(p, "shared") != "shared" or p in entry.layout.lists for p in paths):
+                entry.layout = self.layout(entry.callee, entry.tree)
+        if not feeding:
+            self._note(wanted)
+        return True
+
+    def _wanted(self) -> list[Wanted]:
+        """The calls of each sample's window that are to be evaluated."""
+        if not self.samples:
+            return []
+        degree = self.surrogate.degree
+        ends = [
+            w.hi if degree is None else min(w.hi, int(lo) + degree) for w, lo in zip(self.windows, self.lo, strict=True)
+        ]
+        found: list[Wanted] = []
+        for n in range(int(self.lo.min()), min(len(self.segments), self.n + 1)):
+            inside = torch.tensor([int(lo) <= n < hi for lo, hi in zip(self.lo, ends, strict=True)])
+            if not bool(inside.any()):
+                continue
+            for j, entry in enumerate(self.segments[n].calls):
+                if n == self.n and j >= self.j:
+                    continue  # of an earlier run that came further
+                need = entry.changed | ~entry.fresh
+                units = inside & need if entry.layout.units == self.samples else need & inside.any()
+                if bool(units.any()):
+                    found.append(Wanted(entry, units.nonzero().flatten().tolist()))
+        return found
+
+    def _note(self, wanted: list[Wanted]) -> None:
+        """The states at which the networks are now evaluated."""
+        done = {id(w.entry): w.units for w in wanted}
+        now = torch.zeros(self.samples, dtype=torch.bool)
+        touched = torch.zeros(self.samples, dtype=torch.bool)
+        for segment in self.segments[int(self.lo.min()) : self.n]:
+            if segment.calls:
+                now = torch.zeros(self.samples, dtype=torch.bool)
+                for entry in segment.calls:
+                    if id(entry) in done:
+                        units = done[id(entry)]
+                        now[units if entry.layout.units == self.samples else slice(None)] = True
+            if segment.asked is None or not bool(now.any()):
+                continue
+            touched |= now
+            if segment.at is None or segment.at.shape != segment.asked.shape:
+                segment.at = segment.asked
+            else:
+                if self.surrogate.slopes:
+                    segment.before_at = segment.at
+                here = now.to(segment.at.device).view(-1, *(1,) * (segment.at.ndim - 1))
+                segment.at = torch.where(here, segment.asked, segment.at)
+            segment.stale = True
+            self.stats.evaluations = _plus(self.stats.evaluations, now)
+        self.stats.iterations = _plus(self.stats.iterations, touched)
+
+
+def _plus(counts: list[int], where: Tensor) -> list[int]:
+    before = counts or [0] * len(where)
+    return [c + int(w) for c, w in zip(before, where.tolist(), strict=True)]
+
+
+def _first(result: Any) -> Tensor:
+    """The next state in what a scheduler's step returned."""
+    return result[0]
+
+
+def _with_first(result: Any, first: Tensor) -> Any:
+    if isinstance(result, tuple):
+        return (first, *result[1:])
+    setattr(result, next(iter(result.keys())), first)
+    return result

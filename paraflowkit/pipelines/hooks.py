@@ -1,0 +1,109 @@
+"""Hooks on networks and schedulers that leave no trace when they are taken off."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from paraflowkit.pipelines.engine import Engine
+from paraflowkit.pipelines.record import Callee
+
+#: Methods of encoders and decoders, beside the call itself, that pipelines use.
+METHODS = ("encode", "decode", "generate", "get_text_features", "get_image_features", "get_image_embeds")
+
+
+def subclass(thing: Any, **members: Any) -> type:
+    """A class of the same name that only adds members: the object may take it as its own, and give it back."""
+    cls = type(thing)
+    kept = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    meta: Any = type(cls)
+    return meta(cls.__name__, (cls,), {**kept, **members})
+
+
+@contextmanager
+def networks(engine: Engine, modules: dict[str, torch.nn.Module]) -> Generator[None]:
+    """Answer the calls of these modules by the engine.
+
+    A module's class is exchanged for one that differs in the call alone, so that its type, configuration and attributes
+    are what they were for whoever asks, and put back while the module runs for real, so that what was compiled for it
+    stays valid.
+    """
+    originals: list[tuple[torch.nn.Module, type, type]] = []
+    try:
+        for name, module in modules.items():
+            cls = type(module)
+            members = {m: _asked(engine, name, module, m, cls) for m in ("__call__", *METHODS) if hasattr(cls, m)}
+            hooked = subclass(module, **members)
+            originals.append((module, cls, hooked))
+            module.__class__ = hooked
+        yield
+    finally:
+        for module, cls, _ in originals:
+            module.__class__ = cls
+
+
+def _asked(engine: Engine, name: str, module: torch.nn.Module, method: str, cls: type) -> Callable[..., Any]:
+    def real(*args: Any, **kwargs: Any) -> Any:
+        hooked = module.__class__
+        module.__class__ = cls
+        try:
+            return getattr(cls, method)(module, *args, **kwargs)
+        finally:
+            module.__class__ = hooked
+
+    callee = Callee(name, method, real, module)
+
+    @functools.wraps(getattr(cls, method))
+    def asked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self is not module:  # a copy that took the class along
+            return getattr(cls, method)(self, *args, **kwargs)
+        return engine.call(callee, args, kwargs)
+
+    return asked
+
+
+class Step:
+    """Stands in a scheduler's attributes in place of its ``step``; a deep copy of the scheduler takes it along."""
+
+    def __init__(self, engine: Engine, scheduler: Any) -> None:
+        self.engine, self.scheduler = engine, scheduler
+        original = type(scheduler).step
+        self.signature = inspect.signature(original)
+        functools.update_wrapper(self, original)
+        self.__signature__ = inspect.signature(original.__get__(scheduler))  # without self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Step:
+        return Step(self.engine, memo.get(id(self.scheduler), self.scheduler))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        original = type(self.scheduler).step
+        given = self.signature.bind(self.scheduler, *args, **kwargs)
+        if "sample" not in given.arguments or "model_output" not in given.arguments:
+            return original(self.scheduler, *args, **kwargs)
+
+        def take(output: torch.Tensor, x: torch.Tensor) -> Any:
+            given.arguments.update(model_output=output, sample=x)
+            return original(*given.args, **given.kwargs)
+
+        asked = given.arguments
+        return self.engine.step(self.scheduler, take, asked["model_output"], asked["sample"], asked.get("timestep"))
+
+
+@contextmanager
+def steps(engine: Engine, schedulers: list[Any]) -> Generator[None]:
+    """Answer ``step`` of these schedulers by the engine. Their type stays what it is."""
+    hooked: list[Any] = []
+    try:
+        for scheduler in schedulers:
+            if hasattr(type(scheduler), "step"):
+                vars(scheduler)["step"] = Step(engine, scheduler)
+                hooked.append(scheduler)
+        yield
+    finally:
+        for scheduler in hooked:
+            vars(scheduler).pop("step", None)

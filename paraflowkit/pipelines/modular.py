@@ -1,0 +1,114 @@
+"""Modular diffusers: only the block that loops over the steps is run again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paraflowkit.errors import ParaflowkitError
+from paraflowkit.pipelines.classic import Bar, preview_of, quiet
+from paraflowkit.pipelines.engine import Engine
+from paraflowkit.pipelines.hooks import networks, steps, subclass
+from paraflowkit.pipelines.rewind import Attributes, Processors, Randomness
+from paraflowkit.pipelines.rows import clone
+
+
+def is_modular(pipe: Any) -> bool:
+    """Whether it is a pipeline of blocks."""
+    return hasattr(pipe, "blocks") and hasattr(pipe, "_blocks")
+
+
+def loops(block: Any) -> Iterator[Any]:
+    """The blocks under this one that loop over steps."""
+    if hasattr(block, "loop_step"):
+        yield block
+        return
+    for each in (getattr(block, "sub_blocks", None) or {}).values():
+        yield from loops(each)
+
+
+def install(handle: Any) -> Callable[[], None]:
+    """Exchange the class of each loop block for one whose call is ours.
+
+    Raises:
+        ParaflowkitError: there is no such block.
+    """
+    pipe, cls = handle.pipe, type(handle.pipe)
+    found = list(loops(pipe._blocks))
+    if not found:
+        raise ParaflowkitError(f"enable: {cls.__name__} has no block that loops over steps.")
+    classes = [type(block) for block in found]
+    for block, kind in zip(found, classes, strict=True):
+
+        @functools.wraps(kind.__call__)
+        def call(self: Any, components: Any, state: Any, kind: Any = kind, block: Any = block) -> Any:
+            if self is not block:
+                return kind.__call__(self, components, state)
+            program = Loop(block, kind.__call__, components, state, handle.preview)
+            return handle.run(program, program.modules, True)
+
+        block.__class__ = subclass(block, __call__=call)
+    pipe.__class__ = subclass(pipe, paraflow_stats=property(lambda self: handle.stats))
+
+    def undo() -> None:
+        pipe.__class__ = cls
+        for block, kind in zip(found, classes, strict=True):
+            block.__class__ = kind
+
+    return undo
+
+
+class Loop:
+    """One run of a loop block. The last run is on the caller's own state."""
+
+    def __init__(self, block: Any, call: Callable[..., Any], components: Any, state: Any, watch: Any) -> None:
+        self.block, self.call, self.components, self.state, self.watch = block, call, components, state, watch
+        parts = dict(components.components)
+        self.modules = {k: v for k, v in parts.items() if isinstance(v, torch.nn.Module)}
+        self.schedulers = list(
+            {id(v): v for v in parts.values() if hasattr(v, "step") and hasattr(v, "set_timesteps")}.values()
+        )
+        guiders = [v for v in parts.values() if hasattr(v, "prepare_inputs")]
+        self.randomness = Randomness(dict(state.values))
+        self.attributes = Attributes([*self.schedulers, *guiders])
+        self.processors = Processors(self.modules.values())
+        self.bar = Bar(block)
+
+    def run(self, engine: Engine, live: bool) -> Any:
+        state = self.state if live else self._copy()
+        with ExitStack() as stack:
+            stack.enter_context(networks(engine, self.modules))
+            stack.enter_context(steps(engine, self.schedulers))
+            vars(self.block)["progress_bar"] = self.bar
+            stack.callback(vars(self.block).pop, "progress_bar", None)
+            if engine.stats.sweeps or not live:
+                stack.enter_context(quiet())
+            return self.call(self.block, self.components, state)
+
+    def _copy(self) -> Any:
+        mapping = {k: list(v) for k, v in self.state.kwargs_mapping.items()}
+        return type(self.state)(values=clone(dict(self.state.values)), kwargs_mapping=mapping)
+
+    def rewind(self) -> None:
+        self.attributes.restore()
+        self.processors.restore()
+        self.randomness.restore()
+
+    def progress(self, share: float) -> None:
+        self.bar.show(share)
+
+    def sweep_done(self, engine: Engine, x: Tensor | None, output: Tensor | None) -> None:
+        if self.watch is not None and x is not None and output is not None:
+            self.watch(preview_of(engine, x, output))
+
+    def plain(self) -> Any:
+        self.close()
+        return self.call(self.block, self.components, self.state)
+
+    def close(self) -> None:
+        self.bar.close()

@@ -1,0 +1,158 @@
+"""What a pipeline asked of its networks, and what they answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paraflowkit.pipelines.rows import Layout, Path, differing, is_container, leaves, rebuild, same_bits
+
+
+@dataclass(frozen=True)
+class Callee:
+    """A network of the pipeline and the method that was called."""
+
+    component: str
+    method: str
+    real: Callable[..., Any] = field(compare=False, repr=False)  # runs it as it is
+    module: Any = field(compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return self.component if self.method == "__call__" else f"{self.component}.{self.method}"
+
+
+@dataclass
+class Entry:
+    """One call: the inputs that its output was computed for, and what the last march asked for instead.
+
+    Attributes:
+        tree: inputs of the output, by rows. out: the output. fresh: bool ``(P,)``, samples evaluated at all.
+        asked: inputs of the last march. changed: bool ``(P,)``, samples whose inputs differ from those of the output.
+        distance: float64 ``(P,)``, largest mean squared change of an input, over its own mean square where above 1.
+    """
+
+    callee: Callee
+    tree: Any
+    layout: Layout
+    out: Any
+    fresh: Tensor
+    asked: Any
+    changed: Tensor
+    distance: Tensor
+
+    def alike(self, other: Layout) -> bool:
+        """Whether a call with this layout could be the same one."""
+        mine = self.layout
+        return (mine.rows, mine.kinds, mine.spans) == (other.rows, other.kinds, other.spans)
+
+
+@dataclass
+class Segment:
+    """What happens between two steps of the sampler.
+
+    Attributes:
+        calls: of networks, in order. asked: the state of the last march. at: x°, that of the last evaluation.
+        output: the step's model output at x°, kept for surrogates that take slopes; before_at, before_output: of the
+            evaluation before. stale: an evaluation was made whose output the sampler has not shown yet.
+    """
+
+    calls: list[Entry] = field(default_factory=list[Entry])
+    asked: Tensor | None = None
+    at: Tensor | None = None
+    output: Tensor | None = None
+    before_at: Tensor | None = None
+    before_output: Tensor | None = None
+    stale: bool = False
+
+
+class Memory:
+    """Copies of the inputs of calls. What does not change from call to call is kept once.
+
+    Pipelines pass the same tensors (embeddings, position ids) at every step, and make equal ones in every run.
+    """
+
+    def __init__(self) -> None:
+        self.last: dict[tuple[str, int, Path], tuple[Tensor, int, Tensor]] = {}
+
+    def keep(self, role: tuple[str, int], tree: Any, near: Any | None) -> Any:
+        """The tree with copies of its tensors; those equal to the ones of ``near`` are its very tensors."""
+
+        def visit(node: Any, model: Any, path: Path) -> Any:
+            if is_container(node):
+                fit = is_container(model) and len(model) == len(node)
+                keys = list(node) if isinstance(node, dict) else range(len(node))
+                if fit and isinstance(node, dict):
+                    fit = isinstance(model, dict) and list(model) == keys
+                return rebuild(node, [visit(node[k], model[k] if fit else None, (*path, k)) for k in keys])
+            return self._tensor((*role, path), node, model) if isinstance(node, Tensor) else node
+
+        return visit(tree, near, ())
+
+    def _tensor(self, key: tuple[str, int, Path], tensor: Tensor, model: Any) -> Tensor:
+        version = -1 if tensor.is_inference() else tensor._version
+        old = self.last.get(key)
+        if old is not None and old[0] is tensor and old[1] == version and version >= 0:
+            return old[2]
+        kept = None
+        for candidate in (model, old[2] if old else None):
+            if isinstance(candidate, Tensor) and same_bits(candidate, tensor):
+                kept = candidate
+                break
+        if kept is None:
+            kept = tensor.clone()
+        self.last[key] = (tensor, version, kept)
+        return kept
+
+    def forget_objects(self) -> None:
+        """Between runs: drop the pipelines' own tensors, keep the copies."""
+        self.last = {key: (kept, -1, kept) for key, (_, _, kept) in self.last.items()}
+
+
+def compare(entry: Entry) -> None:
+    """Set ``changed`` and ``distance`` of an entry by what was asked last."""
+    lay = entry.layout
+    changed = torch.zeros(lay.units, dtype=torch.bool)
+    distance = torch.zeros(lay.units, dtype=torch.float64)
+    olds = dict(leaves(entry.tree))
+    for path, new in leaves(entry.asked):
+        old = olds.get(path)
+        if new is old:
+            continue
+        if (
+            not isinstance(new, Tensor)
+            or not isinstance(old, Tensor)
+            or new.shape != old.shape
+            or new.dtype != old.dtype
+        ):
+            if isinstance(new, Tensor) or isinstance(old, Tensor) or new != old:
+                changed[:], distance[:] = True, float("inf")
+            continue
+        kind, unit = lay.kinds.get(path, "shared"), lay.unit_of(path)
+        if kind == "rows":
+            a, b = (lay.split(t, lay.spans[path]) for t in (new, old))
+            moved = differing(a, b).transpose(0, 1).flatten(1).any(1).cpu()
+            if bool(moved.any()):
+                distance = torch.where(
+                    moved, torch.maximum(distance, _moved(a.transpose(0, 1), b.transpose(0, 1))), distance
+                )
+        elif same_bits(new, old):
+            continue
+        else:
+            moved = torch.ones_like(changed) if unit is None else torch.arange(lay.units) == unit
+            far = _moved(new[None], old[None])
+            distance = torch.where(moved, torch.maximum(distance, far), distance)
+        changed |= moved
+    entry.changed, entry.distance = changed, distance
+
+
+def _moved(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference of rows, over the mean square where that is above 1, float64 on the CPU."""
+    if not a.dtype.is_floating_point:
+        return torch.full((len(a),), float("inf"), dtype=torch.float64)
+    first, second = a.flatten(1).double(), b.flatten(1).double()
+    scale = second.square().mean(1).clamp_min(1.0)
+    return ((first - second).square().mean(1) / scale).nan_to_num(float("inf")).cpu()
