@@ -24,11 +24,12 @@ class Request(ComponentConfig):
 
     class_id: int | None = Field(default=None, alias="class")
     prompt: str | None = None
+    negative_prompt: str | None = None
     seed: int = 0
     guidance: float = Field(default=1.0, ge=0, allow_inf_nan=False)
 
 
-_COLUMNS = ("class", "prompt", "seed", "guidance")
+_COLUMNS = ("class", "prompt", "negative_prompt", "seed", "guidance")
 
 
 def read_requests(config: RunConfig) -> list[Request]:
@@ -42,7 +43,11 @@ def read_requests(config: RunConfig) -> list[Request]:
     result: list[Request] = []
     for group in config.requests:
         for seed in (first + k for first in group.seeds for k in range(group.count)):
-            common: dict[str, Any] = {"seed": seed, "guidance": group.guidance}
+            common: dict[str, Any] = {
+                "seed": seed,
+                "guidance": group.guidance,
+                "negative_prompt": group.negative_prompt,
+            }
             if group.prompts is not None:
                 result += [Request(prompt=prompt, **common) for prompt in group.prompts]
             else:

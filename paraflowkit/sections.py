@@ -87,6 +87,9 @@ class RequestGroup(ComponentConfig):
 
     classes: list[int] | None = Field(default=None, description="Classes, for class-conditional models.")
     prompts: list[str] | None = Field(default=None, description="Prompts, for text-conditional models.")
+    negative_prompt: str | None = Field(
+        default=None, description="Of the unguided branch, in place of the model's; needs guidance other than 1."
+    )
     seeds: list[int] = Field(default=[0], min_length=1, description="Seeds of the noise.")
     count: int = Field(default=1, ge=1, description="Samples from each seed on: seed, seed + 1, …")
     guidance: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="Classifier-free guidance; 1 is none.")

@@ -48,6 +48,8 @@ from paraflowkit.testing._watch import gap, same, sliding
 KINDS = ("solver", "stepper", "model", "window")
 #: Settings of components that have no usable defaults.
 NEEDED = {"stepper:clipped-ddim": ",clip=20.0"}
+#: Models of folders, which test_adapters_networks.py checks on tiny ones.
+FOLDERS = {f"model:{name}" for name in ("diffusers-unet", "diffusers-transformer", "diffusers-pipeline", "edm")}
 #: Other settings that change what a component does.
 VARIANTS = [
     "solver:paraflow,stride=printed",
@@ -79,7 +81,7 @@ VARIANTS = [
 def shipped(kind: str) -> list[str]:
     """What this distribution registers; other plugins have tests of their own."""
     named = [f"{kind}:{e.name}" for e in registry.entries(kind) if e.distribution == "paraflowkit"]
-    return [name + NEEDED.get(name, "") for name in named]
+    return [name + NEEDED.get(name, "") for name in named if name not in FOLDERS]
 
 
 #: Of those that are built alike one is enough for a quick look; the slow tests check all.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -54,3 +55,32 @@ class VelocityModel(nn.Module, ABC):
     def null_condition(self, cond: Tensor) -> Tensor:
         """The condition of the unguided branch, of cond's shape. Raises ValueError where there is none."""
         raise ValueError(f"{type(self).__name__} has no unconditional branch: use guidance 1.")
+
+    def negative_condition(self, cond: Tensor, prompts: list[str | None]) -> Tensor:
+        """:meth:`null_condition` with a negative prompt of each sample, or None for the model's own.
+
+        Raises:
+            ValueError: the model does not understand negative prompts.
+        """
+        if any(p is not None for p in prompts):
+            raise ValueError(f"{type(self).__name__} understands no negative prompts: leave out 'negative_prompt'.")
+        return self.null_condition(cond)
+
+    def prepare(self, cond: Tensor) -> None:
+        """Called once with the conditions of a batch, ``(any number, …)``, before it is solved.
+
+        A model whose conditions only name what they stand for, such as prompts, makes it here, so that no solver pays
+        for it.
+        """
+
+    def grid_settings(self, steps: int) -> dict[str, Any]:
+        """Settings of the grid that the network is usually sampled on with so many steps, beside ``steps``.
+
+        The predict loop uses them where a run says nothing about its grid but the number of steps. Raises ValueError
+        where there is a usual grid that settings cannot express.
+        """
+        return {}
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Samples ``(n, *shape)`` as what they stand for, images ``(n, channels, h, w)`` in [-1, 1] for instance."""
+        return x

@@ -213,6 +213,7 @@ def make_problem(
     *,
     classes: list[int | None] | None = None,
     prompts: list[str | None] | None = None,
+    negative_prompts: list[str | None] | None = None,
     guidance: float | list[float] = 1.0,
     x0: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
@@ -225,6 +226,7 @@ def make_problem(
     Args:
         model, stepper, grid: the pieces. seeds: one a sample.
         classes, prompts: what each sample should show; None leaves the model unconditional.
+        negative_prompts: of the unguided branch; None leaves it to the model.
         guidance: classifier-free guidance scale, one for all or one a sample.
         x0: states ``(samples, *shape)`` at the sampler's first node; by default noise drawn from the seeds.
         dtype, device: of the states. treatment: limits on the data prediction and guidance rescaling.
@@ -245,17 +247,22 @@ def make_problem(
     nodes = stepper.nodes(grid, model.noise)
     _check_process(model.noise, nodes)
     rule = stepper.rule(nodes)
-    for name, values in (("classes", classes), ("prompts", prompts)):
+    for name, values in (("classes", classes), ("prompts", prompts), ("negative prompts", negative_prompts)):
         if values is not None and len(values) != count:
             raise ValueError(f"{count} samples need as many {name}, got {len(values)}.")
     scales = [guidance] * count if isinstance(guidance, (int, float)) else list(guidance)
     if len(scales) != count:
         raise ValueError(f"{count} samples need as many guidance scales, got {len(scales)}.")
+    negatives: list[str | None] = negative_prompts or [None] * count
+    if any(p is not None and scale == 1 for p, scale in zip(negatives, scales, strict=True)):
+        raise ValueError("A negative prompt has no effect at guidance 1: set another guidance, or leave it out.")
     cond = model.condition(classes or [None] * count, prompts or [None] * count)
     needs_free = any(scale != 1 for scale in scales)
     if needs_free and cond is None:
         raise ValueError("Guidance other than 1 needs classes or prompts: give them, or use guidance 1.")
-    uncond = model.null_condition(cond) if cond is not None and needs_free else None
+    uncond = model.negative_condition(cond, negatives) if cond is not None and needs_free else None
+    if cond is not None:
+        model.prepare(cond if uncond is None else torch.cat([cond, uncond]))
     if x0 is None:
         if float(nodes.sigma[0]) == 0:
             raise ValueError("The grid starts without noise, so its start cannot be drawn: give x0.")

@@ -13,8 +13,8 @@ class View:
     """One step of a foreign sampler, as a surrogate sees it. Rows are those of the sampler's state.
 
     Attributes:
-        node: index of the step. x: the marched state. at: x°, at which the network was evaluated; x itself in rows whose
-            state was never evaluated. output: what the sampler makes of the network's outputs at x°, after guidance.
+        node: index of the step. x: the marched state. at: x°, at which the network was evaluated; x itself in rows
+            whose state was never evaluated. output: what the sampler makes of the network's outputs at x°, after guidance.
         before_at, before_output: those of the evaluation before the last one, or None.
     """
 
@@ -39,7 +39,7 @@ class Move:
 class Surrogate:
     """The stand-in Ĝ for how a step Φ depends on its state: here, the step itself with its network output held.
 
-    A sweep marches ``x[n+1] = Φ_n(x°_n) + Ĝ_n(x_n) - Ĝ_n(x°_n)`` from the exact front, and then the network is evaluated
+    A sweep marches ``x[n+1] = Φ_n(x°_n) + Ĝ_n(x_n) - Ĝ_n(x°_n)`` from the exact front, and then evaluates the network
     at the marched states in one batch. Where a state equals the one that was evaluated, the step is the sampler's own.
 
     Attributes:

@@ -31,11 +31,19 @@ def is_image(sample: Tensor) -> bool:
 
 
 def sample_rows(
-    first: int, batch: Sequence[Request], solution: Solution, plain: Solution | None, std: float
+    first: int,
+    batch: Sequence[Request],
+    solution: Solution,
+    plain: Solution | None,
+    std: float,
+    shown: tuple[Tensor, Tensor | None],
 ) -> list[dict[str, Any]]:
     """One dictionary a sample: request, result, cost and, beside a sequential solution, the error.
 
-    ``rmse`` is relative to the data's standard deviation; ``psnr`` is in decibels for the range [-1, 1].
+    ``rmse`` is relative to the data's standard deviation; ``psnr`` is in decibels for images in the range [-1, 1].
+
+    Args:
+        shown: the decoded samples of the solution, and of ``plain``.
     """
     rows: list[dict[str, Any]] = []
     for i, request in enumerate(batch):
@@ -43,6 +51,7 @@ def sample_rows(
             "index": first + i,
             "class": request.class_id,
             "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt,
             "seed": request.seed,
             "guidance": request.guidance,
             "result": solution.results[i].name.lower(),
@@ -54,7 +63,8 @@ def sample_rows(
             ours, theirs = solution.x[i : i + 1].cpu(), plain.x[i : i + 1].cpu()
             row["rmse"] = float(relative_rmse(ours, theirs, std))
             row["max_difference"] = float((ours - theirs).abs().max())
-            if is_image(ours[0]):
+            if shown[1] is not None and is_image(shown[0][i]):
+                ours, theirs = shown[0][i : i + 1].cpu(), shown[1][i : i + 1].cpu()
                 same = torch.equal(ours.clamp(-1, 1), theirs.clamp(-1, 1))
                 psnr = peak_signal_noise_ratio(ours.clamp(-1, 1).double(), theirs.clamp(-1, 1).double(), data_range=2.0)
                 row["psnr"] = None if same else float(psnr)
@@ -195,21 +205,21 @@ class RunFolder:
         except OSError as error:
             raise ParaflowkitError(f"output.folder: cannot write to {self.path}: {error.strerror or error}.") from error
 
-    def add(self, rows: list[dict[str, Any]], samples: Tensor) -> None:
-        """Write a batch: the images first, then the rows that name them."""
-        for row, sample in zip(rows, samples, strict=True):
-            if self.config.output.images and is_image(sample):
+    def add(self, rows: list[dict[str, Any]], shown: Tensor) -> None:
+        """Write a batch, decoded samples: the images first, then the rows that name them."""
+        for row, image in zip(rows, shown, strict=True):
+            if self.config.output.images and is_image(image):
                 name = f"{row['index']:04d}.png"
-                save_png(to_image(sample, self.config.output.upscale), self.path / name)
+                save_png(to_image(image, self.config.output.upscale), self.path / name)
                 row["image"] = name
         with (self.path / "results.jsonl").open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
-    def finish(self, samples: Tensor, summary: Summary, steps: int, tolerance: float) -> None:
-        """Write the grid, the raw samples, the summary and the plot."""
+    def finish(self, samples: Tensor, shown: Tensor, summary: Summary, steps: int, tolerance: float) -> None:
+        """Write the grid of decoded samples, the raw samples, the summary and the plot."""
         out = self.config.output
-        if out.images and is_image(samples[0]):
-            save_png(to_grid(samples, out.columns, out.upscale), self.path / "grid.png")
+        if out.images and is_image(shown[0]):
+            save_png(to_grid(shown, out.columns, out.upscale), self.path / "grid.png")
         (self.path / "samples.safetensors").write_bytes(save({"samples": samples.contiguous()}))
         (self.path / "summary.json").write_text(json.dumps(summary.to_dict(), indent=2) + "\n")
         if out.plot:

@@ -24,6 +24,7 @@ from paraflowkit.fabric.outputs import RunFolder, Summary, sample_rows
 from paraflowkit.grid import TimeGrid
 from paraflowkit.noise import FlowMatching
 from paraflowkit.requests import Request, read_requests
+from paraflowkit.sections import GridConfig
 from paraflowkit.solution import Solution
 from paraflowkit.solve import SweepInfo, check_pair, solve
 from paraflowkit.spacing import make_grid, resolution_shift
@@ -38,11 +39,14 @@ class Prediction:
     """What a predict run made.
 
     Attributes:
-        samples: ``(n, *shape)`` on the CPU, in the order of the requests. rows: a dictionary a sample, as in
-            ``results.jsonl``. summary: totals and, with ``compare``, the ratios. folder: where the files are.
+        samples: ``(n, *shape)`` on the CPU, in the order of the requests. images: what they stand for: decoded latents,
+            or the samples themselves where there is nothing to decode or ``output.images`` is off. rows: a dictionary a
+            sample, as in ``results.jsonl``. summary: totals and, with ``compare``, the ratios. folder: where the
+            files are.
     """
 
     samples: torch.Tensor
+    images: torch.Tensor
     rows: list[dict[str, Any]]
     summary: Summary
     folder: Path | None
@@ -113,6 +117,7 @@ def predict(
         )
         # The conditions of all requests are looked at before the first is made.
         pieces.model.condition([r.class_id for r in requests], [r.prompt for r in requests])
+        config = _with_grid(config, pieces.model)
         make = _maker(config, fabric, pieces)
         batches = [requests[i : i + config.run.batch] for i in range(0, len(requests), config.run.batch)]
         first = make(batches[0])
@@ -134,6 +139,7 @@ def predict(
     rows: list[dict[str, Any]] = []
     summary = Summary.start(pieces.model, config, fabric.device)
     samples: list[torch.Tensor] = []
+    images: list[torch.Tensor] = []
     trajectories: list[torch.Tensor] = []
     reference = _sequential() if config.run.compare else None
     if reference is not None:
@@ -149,21 +155,24 @@ def predict(
         pair = (pieces.solver, pieces.window)
         guess = None if warm is None else warm[len(rows) : len(rows) + len(batch)]
         solution = _solve(config, pair, problem, config.run.max_sweeps, told, config.output.trajectory, guess)
-        new = sample_rows(len(rows), batch, solution, plain, pieces.model.data_std)
+        shown = _decode(config, pieces.model, solution), _decode(config, pieces.model, plain)
+        assert shown[0] is not None  # of a solution; this is for the type checker
+        new = sample_rows(len(rows), batch, solution, plain, pieces.model.data_std, (shown[0], shown[1]))
         summary.add(new, solution, plain)
         samples.append(solution.x.cpu())
+        images.append(shown[0].cpu())
         if solution.trajectory is not None:
             trajectories.append(solution.trajectory.cpu())
         if folder is not None:
-            folder.add(new, samples[-1])
+            folder.add(new, images[-1])
         rows += new
-    done = torch.cat(samples)
+    done, seen = torch.cat(samples), torch.cat(images)
     if folder is not None:
         tolerance = pieces.solver.config.tolerance
-        folder.finish(done, summary, first.steps, tolerance)
+        folder.finish(done, seen, summary, first.steps, tolerance)
         if trajectories:
             save_trajectory(folder.path / "trajectory.safetensors", torch.cat(trajectories), first.nodes)
-    return Prediction(done, rows, summary, folder.path if folder is not None else None)
+    return Prediction(done, seen, rows, summary, folder.path if folder is not None else None)
 
 
 def _maker(config: RunConfig, fabric: Fabric, pieces: _Pieces) -> Callable[[Sequence[Request]], Problem]:
@@ -181,6 +190,7 @@ def _maker(config: RunConfig, fabric: Fabric, pieces: _Pieces) -> Callable[[Sequ
             [request.seed for request in batch],
             classes=[request.class_id for request in batch],
             prompts=[request.prompt for request in batch],
+            negative_prompts=[request.negative_prompt for request in batch],
             guidance=[request.guidance for request in batch],
             dtype=dtype,
             device=fabric.device,
@@ -189,6 +199,23 @@ def _maker(config: RunConfig, fabric: Fabric, pieces: _Pieces) -> Callable[[Sequ
         )
 
     return make
+
+
+def _with_grid(config: RunConfig, model: VelocityModel) -> RunConfig:
+    """A section ``grid`` that says nothing but the steps is that of the model's usual grid.
+
+    All or nothing: settings of two grids that are mixed are neither. The result is what the run's folder records.
+    """
+    if config.grid.model_fields_set - {"steps"}:
+        return config
+    return replace(config, grid=GridConfig(steps=config.grid.steps, **model.grid_settings(config.grid.steps)))
+
+
+def _decode(config: RunConfig, model: VelocityModel, solution: Solution | None) -> torch.Tensor | None:
+    """What the samples stand for; the samples themselves where no images are wanted."""
+    if solution is None or not config.output.images:
+        return None if solution is None else solution.x
+    return model.decode(solution.x)
 
 
 def _grid(config: RunConfig, model: VelocityModel) -> TimeGrid:

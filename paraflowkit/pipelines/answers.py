@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from paraflowkit.pipelines.evaluate import Evaluator
-from paraflowkit.pipelines.record import Callee, Entry, Memory, Segment, compare
+from paraflowkit.pipelines.record import Callee, Entry, Memory, Segment
 from paraflowkit.pipelines.rows import Layout, Unbatchable, clone, layout, leaves, put, take
 
 
@@ -74,8 +74,7 @@ class Answers(ABC):
             del calls[j:]  # other networks are called than in the last run: guesses had led it elsewhere
             entry = None
         if entry is not None:
-            entry.asked = self.memory.keep(role, (args, kwargs), entry.tree)
-            compare(entry)
+            entry.ask(self.memory.keep(role, (args, kwargs), entry.asked))
             if self.live and not self._near(entry):
                 return self._through(callee, args, kwargs)
             if self.n == 0 and bool(entry.changed.any()) and not self.live:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from paraflowkit.pipelines.engine import Engine
-from paraflowkit.pipelines.hooks import networks, steps
+from paraflowkit.pipelines.hooks import instead, networks, steps
 from paraflowkit.pipelines.preview import Preview
 from paraflowkit.pipelines.rewind import Attributes, Processors, Randomness
 from paraflowkit.pipelines.rows import clone
@@ -62,26 +62,35 @@ class Classic:
         self.pipe, self.call, self.watch = pipe, call, watch
         self.bound = inspect.signature(call).bind(pipe, *args, **kwargs)
         parts: dict[str, Any] = dict(pipe.components)
-        parts.update({k: v for k, v in vars(pipe).items() if isinstance(v, torch.nn.Module)})
+        parts.update({k: v for k, v in vars(pipe).items() if not k.startswith("_")})  # optional ones are no components
         self.modules = {k: v for k, v in parts.items() if isinstance(v, torch.nn.Module)}
         self.schedulers = _unique(v for v in parts.values() if hasattr(v, "step") and hasattr(v, "set_timesteps"))
         guiders = [v for v in parts.values() if hasattr(v, "prepare_inputs") and hasattr(v, "__dict__")]
         self.randomness = Randomness((args, kwargs))
-        self.attributes = Attributes([pipe, *self.schedulers, *guiders])
+        self.attributes = Attributes([pipe, *self.schedulers, *guiders], ("step", "progress_bar", *PREPARE))
         self.processors = Processors(self.modules.values())
         self.bar = Bar(pipe)
         self.prepared: dict[str, list[Any]] = {}
+        self.counts: dict[str, int] = {}
         self.has_callbacks = any(self.bound.arguments.get(k) is not None for k in CALLBACKS)
 
     def run(self, engine: Engine, live: bool) -> Any:
+        self.counts.clear()
+        if engine.stats.sweeps == 1:
+            self.stack.enter_context(quiet())
         bound = self.bound if live else self._silent()
-        with ExitStack() as stack:
-            stack.enter_context(networks(engine, self.modules))
-            stack.enter_context(steps(engine, self.schedulers))
-            stack.enter_context(self._members(engine))
-            if engine.stats.sweeps:
-                stack.enter_context(quiet())
-            return self.call(*bound.args, **bound.kwargs)
+        return self.call(*bound.args, **bound.kwargs)
+
+    @contextmanager
+    def hooked(self, engine: Engine) -> Generator[None]:
+        with ExitStack() as self.stack:
+            self.stack.enter_context(networks(engine, self.modules))
+            self.stack.enter_context(steps(engine, self.schedulers))
+            self.stack.enter_context(self._members(engine))
+            try:
+                yield
+            finally:
+                self.bar.close()
 
     def rewind(self) -> None:
         self.attributes.restore()
@@ -97,11 +106,11 @@ class Classic:
 
     def plain(self) -> Any:
         """The call as it is, after a refusal."""
-        self.close()
-        return self.call(*self.bound.args, **self.bound.kwargs)
-
-    def close(self) -> None:
-        self.bar.close()
+        try:
+            return self.call(*self.bound.args, **self.bound.kwargs)
+        except BaseException:
+            self.rewind()
+            raise
 
     def _silent(self) -> inspect.BoundArguments:
         """The arguments, copied, without callbacks."""
@@ -113,24 +122,16 @@ class Classic:
     @contextmanager
     def _members(self, engine: Engine) -> Generator[None]:
         """A silent progress bar, and prompts that are encoded once."""
-        here = vars(self.pipe)
-        names: list[str] = []
-        try:
-            if hasattr(self.pipe, "progress_bar"):
-                here["progress_bar"] = self.bar
-                names.append("progress_bar")
-            counts: dict[str, int] = {}
+        with ExitStack() as stack:
+            stack.enter_context(instead(self.pipe, "progress_bar", self.bar))
             for name in PREPARE:
-                if callable(getattr(self.pipe, name, None)) and name not in here:
-                    here[name] = self._remembered(engine, name, getattr(self.pipe, name), counts)
-                    names.append(name)
+                original = getattr(self.pipe, name, None)
+                if callable(original):
+                    stack.enter_context(instead(self.pipe, name, self._remembered(engine, name, original)))
             yield
-        finally:
-            for name in names:
-                here.pop(name, None)
 
-    def _remembered(self, engine: Engine, name: str, original: Any, counts: dict[str, int]) -> Callable[..., Any]:
-        known = self.prepared.setdefault(name, [])
+    def _remembered(self, engine: Engine, name: str, original: Any) -> Callable[..., Any]:
+        counts, known = self.counts, self.prepared.setdefault(name, [])
 
         def remembered(*args: Any, **kwargs: Any) -> Any:
             if engine.inside:

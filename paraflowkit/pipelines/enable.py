@@ -83,19 +83,18 @@ class Enabled:
             reason = hidden_state(modules)
             if reason is not None:
                 raise Refuse(reason)
-            return engine.solve()
+            with program.hooked(engine):
+                try:
+                    return engine.solve()
+                except BaseException:
+                    program.rewind()
+                    raise
         except Refuse as why:
-            program.rewind()
             engine.stats.refused = str(why)
             self._warn(str(why))
             result = program.plain()
             engine.stats.seconds = time.perf_counter() - began
             return result
-        except BaseException:
-            program.rewind()
-            raise
-        finally:
-            program.close()
 
     def _warn(self, why: str) -> None:
         if not self.warned:
@@ -181,7 +180,10 @@ def _install(handle: Enabled) -> Callable[[], None]:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self is not pipe:
             return cls.__call__(self, *args, **kwargs)
-        program = Classic(pipe, cls.__call__, args, kwargs, handle.preview)
+        try:
+            program = Classic(pipe, cls.__call__, args, kwargs, handle.preview)
+        except TypeError:  # arguments that it does not take: its own error says so
+            return cls.__call__(self, *args, **kwargs)
         return handle.run(program, program.modules, program.has_callbacks)
 
     pipe.__class__ = subclass(pipe, __call__=call, paraflow_stats=property(lambda self: handle.stats))

@@ -190,6 +190,8 @@ class Engine(Answers):
 
     def _ready(self, segment: Segment, n: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Samples whose calls were all evaluated, and those of them within the tolerance, bool ``(samples,)``."""
+        if segment.judged is not None and all(entry.settled for entry in segment.calls):
+            return segment.judged
         fresh = torch.ones(self.samples, dtype=torch.bool)
         same = fresh.clone()
         distance = torch.zeros(self.samples, dtype=torch.float64)
@@ -198,7 +200,8 @@ class Engine(Answers):
             same &= ~entry.changed
             distance = torch.maximum(distance, entry.distance)
         if not self.tolerance:
-            return fresh, fresh & same
+            segment.judged = fresh, fresh & same
+            return segment.judged
         if segment.at is not None and segment.at.shape == x.shape:
             moved = (x.double() - segment.at.double()).flatten(1).square().mean(1).cpu()
             distance = torch.maximum(distance, torch.where(same, 0.0, moved))
@@ -206,7 +209,8 @@ class Engine(Answers):
         taken = near & self.open & ~same
         if bool(taken.any()):
             self.stats.largest_change = max(self.stats.largest_change, float(distance[taken].max()) ** 0.5)
-        return fresh, near
+        segment.judged = fresh, near
+        return segment.judged
 
     def _guess(
         self,
@@ -310,7 +314,7 @@ class Engine(Answers):
                     segment.before_at = segment.at
                 here = now.to(segment.at.device).view(-1, *(1,) * (segment.at.ndim - 1))
                 segment.at = torch.where(here, segment.asked, segment.at)
-            segment.stale = True
+            segment.stale, segment.judged = True, None
             self.stats.evaluations = _plus(self.stats.evaluations, now)
         self.stats.iterations = _plus(self.stats.iterations, touched)
 

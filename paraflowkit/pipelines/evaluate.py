@@ -25,6 +25,7 @@ from paraflowkit.pipelines.rows import (
     put,
     rebuild,
     scatter,
+    shared_by_name,
 )
 
 #: Largest relative RMS difference between a call alone and in a batch that rounding explains.
@@ -108,9 +109,9 @@ class Evaluator:
         """The first batch of its kind: canaries in it, and a hidden state looked for."""
         callee = parts[0].entry.callee
         before, problem = Plain(callee.module), ""
-        for shared in (False, True):
-            if shared and not self._share(parts):
-                break
+        for doubts in range(3):
+            if doubts and not self._share(parts, by_name=doubts == 1):
+                continue
             try:
                 problem = self._batches(parts)
             except Unbatchable as error:
@@ -127,14 +128,19 @@ class Evaluator:
         if state is not None:
             raise Unbatchable(f"{callee} keeps a state of its own between calls ({state})")
 
-    def _share(self, parts: list[Wanted]) -> bool:
-        """Take what is the same in all calls, and may or may not carry rows, as shared; whether there is any."""
+    def _share(self, parts: list[Wanted], by_name: bool) -> bool:
+        """Take what is the same in all calls, and may or may not carry rows, as shared; whether there is any.
+
+        Only tensors whose names say so at first, then all of a single row, whose shape says nothing.
+        """
         lay = parts[0].entry.layout
         trees = [dict(leaves(w.entry.tree if w.check else w.entry.asked)) for w in parts]
         doubtful = {
             path
             for path, kind in lay.kinds.items()
-            if kind == "rows" and (lay.spans[path] > 1 or lay.rows == 1) and len({id(t[path]) for t in trees}) == 1
+            if kind in ("rows", "value")
+            and (shared_by_name(path) or (not by_name and (lay.spans[path] > 1 or lay.rows == 1)))
+            and len({id(t[path]) for t in trees}) == 1
         }
         plain = {path for path, kind in lay.kinds.items() if kind == "item" and len({str(t[path]) for t in trees}) == 1}
         doubtful |= {p for p in lay.lists if all(path in plain for path in lay.kinds if path[: len(p)] == p)}
@@ -209,6 +215,7 @@ def _done(entry: Entry, units: list[int]) -> None:
         entry.tree = entry.asked
     else:
         entry.tree = _merged(entry.layout, entry.tree, entry.asked, units)
+    entry.settled = False
     entry.fresh[units] = True
     entry.changed[units] = False
     entry.distance[units] = 0.0

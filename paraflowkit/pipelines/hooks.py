@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -73,37 +73,46 @@ class Step:
     def __init__(self, engine: Engine, scheduler: Any) -> None:
         self.engine, self.scheduler = engine, scheduler
         original = type(scheduler).step
-        self.signature = inspect.signature(original)
         functools.update_wrapper(self, original)
         self.__signature__ = inspect.signature(original.__get__(scheduler))  # without self
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
+        self.names = [p.name for p in self.__signature__.parameters.values() if p.kind in named]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Step:
         return Step(self.engine, memo.get(id(self.scheduler), self.scheduler))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         original = type(self.scheduler).step
-        given = self.signature.bind(self.scheduler, *args, **kwargs)
-        if "sample" not in given.arguments or "model_output" not in given.arguments:
+        given = dict(zip(self.names, args, strict=False)) | kwargs
+        if len(args) > len(self.names) or "sample" not in given or "model_output" not in given:
             return original(self.scheduler, *args, **kwargs)
 
         def take(output: torch.Tensor, x: torch.Tensor) -> Any:
-            given.arguments.update(model_output=output, sample=x)
-            return original(*given.args, **given.kwargs)
+            return original(self.scheduler, **(given | {"model_output": output, "sample": x}))
 
-        asked = given.arguments
-        return self.engine.step(self.scheduler, take, asked["model_output"], asked["sample"], asked.get("timestep"))
+        return self.engine.step(self.scheduler, take, given["model_output"], given["sample"], given.get("timestep"))
 
 
 @contextmanager
 def steps(engine: Engine, schedulers: list[Any]) -> Generator[None]:
     """Answer ``step`` of these schedulers by the engine. Their type stays what it is."""
-    hooked: list[Any] = []
-    try:
+    with ExitStack() as stack:
         for scheduler in schedulers:
             if hasattr(type(scheduler), "step"):
-                vars(scheduler)["step"] = Step(engine, scheduler)
-                hooked.append(scheduler)
+                stack.enter_context(instead(scheduler, "step", Step(engine, scheduler)))
+        yield
+
+
+@contextmanager
+def instead(thing: Any, name: str, value: Any) -> Generator[None]:
+    """Give an object an attribute of its own, past any ``__setattr__``; afterwards it has what it had."""
+    here, nothing = vars(thing), object()
+    before = here.get(name, nothing)
+    here[name] = value
+    try:
         yield
     finally:
-        for scheduler in hooked:
-            vars(scheduler).pop("step", None)
+        if before is nothing:
+            here.pop(name, None)
+        else:
+            here[name] = before

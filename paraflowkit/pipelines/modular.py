@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.pipelines.classic import Bar, preview_of, quiet
 from paraflowkit.pipelines.engine import Engine
-from paraflowkit.pipelines.hooks import networks, steps, subclass
+from paraflowkit.pipelines.hooks import instead, networks, steps, subclass
 from paraflowkit.pipelines.rewind import Attributes, Processors, Randomness
 from paraflowkit.pipelines.rows import clone
 
@@ -75,20 +75,24 @@ class Loop:
         )
         guiders = [v for v in parts.values() if hasattr(v, "prepare_inputs")]
         self.randomness = Randomness(dict(state.values))
-        self.attributes = Attributes([*self.schedulers, *guiders])
+        self.attributes = Attributes([*self.schedulers, *guiders], ("step",))
         self.processors = Processors(self.modules.values())
         self.bar = Bar(block)
 
     def run(self, engine: Engine, live: bool) -> Any:
-        state = self.state if live else self._copy()
+        return self.call(self.block, self.components, self.state if live else self._copy())
+
+    @contextmanager
+    def hooked(self, engine: Engine) -> Generator[None]:
         with ExitStack() as stack:
             stack.enter_context(networks(engine, self.modules))
             stack.enter_context(steps(engine, self.schedulers))
-            vars(self.block)["progress_bar"] = self.bar
-            stack.callback(vars(self.block).pop, "progress_bar", None)
-            if engine.stats.sweeps or not live:
-                stack.enter_context(quiet())
-            return self.call(self.block, self.components, state)
+            stack.enter_context(instead(self.block, "progress_bar", self.bar))
+            stack.enter_context(quiet())
+            try:
+                yield
+            finally:
+                self.bar.close()
 
     def _copy(self) -> Any:
         mapping = {k: list(v) for k, v in self.state.kwargs_mapping.items()}
@@ -107,8 +111,9 @@ class Loop:
             self.watch(preview_of(engine, x, output))
 
     def plain(self) -> Any:
-        self.close()
-        return self.call(self.block, self.components, self.state)
-
-    def close(self) -> None:
-        self.bar.close()
+        """The block as it is, after a refusal."""
+        try:
+            return self.call(self.block, self.components, self.state)
+        except BaseException:
+            self.rewind()
+            raise

@@ -33,6 +33,7 @@ class Entry:
         tree: inputs of the output, by rows. out: the output. fresh: bool ``(P,)``, samples evaluated at all.
         asked: inputs of the last march. changed: bool ``(P,)``, samples whose inputs differ from those of the output.
         distance: float64 ``(P,)``, largest mean squared change of an input, over its own mean square where above 1.
+        settled: neither what was asked nor the output has changed since the run before.
     """
 
     callee: Callee
@@ -43,6 +44,14 @@ class Entry:
     asked: Any
     changed: Tensor
     distance: Tensor
+    settled: bool = False
+
+    def ask(self, tree: Any) -> None:
+        """Note what this run asks for; a tree that is the very one of the last run has been compared already."""
+        self.settled = tree is self.asked
+        if not self.settled:
+            self.asked = tree
+            compare(self)
 
     def alike(self, other: Layout) -> bool:
         """Whether a call with this layout could be the same one."""
@@ -58,6 +67,7 @@ class Segment:
         calls: of networks, in order. asked: the state of the last march. at: x°, that of the last evaluation.
         output: the step's model output at x°, kept for surrogates that take slopes; before_at, before_output: of the
             evaluation before. stale: an evaluation was made whose output the sampler has not shown yet.
+        judged: samples that were all evaluated, and those within the tolerance, when the calls were last compared.
     """
 
     calls: list[Entry] = field(default_factory=list[Entry])
@@ -67,6 +77,7 @@ class Segment:
     before_at: Tensor | None = None
     before_output: Tensor | None = None
     stale: bool = False
+    judged: tuple[Tensor, Tensor] | None = None
 
 
 class Memory:
@@ -79,7 +90,7 @@ class Memory:
         self.last: dict[tuple[str, int, Path], tuple[Tensor, int, Tensor]] = {}
 
     def keep(self, role: tuple[str, int], tree: Any, near: Any | None) -> Any:
-        """The tree with copies of its tensors; those equal to the ones of ``near`` are its very tensors."""
+        """The tree with copies of its tensors; what is equal in ``near`` is the very same object."""
 
         def visit(node: Any, model: Any, path: Path) -> Any:
             if is_container(node):
@@ -87,8 +98,15 @@ class Memory:
                 keys = list(node) if isinstance(node, dict) else range(len(node))
                 if fit and isinstance(node, dict):
                     fit = isinstance(model, dict) and list(model) == keys
-                return rebuild(node, [visit(node[k], model[k] if fit else None, (*path, k)) for k in keys])
-            return self._tensor((*role, path), node, model) if isinstance(node, Tensor) else node
+                made = [visit(node[k], model[k] if fit else None, (*path, k)) for k in keys]
+                if fit and type(model) is type(node) and all(v is model[k] for k, v in zip(keys, made, strict=True)):
+                    return model
+                return rebuild(node, made)
+            if isinstance(node, Tensor):
+                return self._tensor((*role, path), node, model)
+            return (
+                model if type(node) in (int, float, str, bool) and type(model) is type(node) and model == node else node
+            )
 
         return visit(tree, near, ())
 

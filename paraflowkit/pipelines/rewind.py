@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -35,15 +35,16 @@ class Randomness:
 
 
 class Attributes:
-    """The attributes of objects: schedulers, guiders, the pipeline itself."""
+    """The attributes of objects: schedulers, guiders, the pipeline itself; but for our own hooks."""
 
-    def __init__(self, objects: Iterable[Any]) -> None:
-        self.saved = [(o, {k: _copied(v) for k, v in vars(o).items()}) for o in objects]
+    def __init__(self, objects: Iterable[Any], hooks: Collection[str]) -> None:
+        self.hooks = hooks
+        self.saved = [(o, {k: _copied(v) for k, v in vars(o).items() if k not in hooks}) for o in objects]
 
     def restore(self) -> None:
         for thing, values in self.saved:
             here = vars(thing)
-            for key in [k for k in here if k not in values]:
+            for key in [k for k in here if k not in values and k not in self.hooks]:
                 del here[key]
             here.update({k: _copied(v) for k, v in values.items()})
 
@@ -52,16 +53,13 @@ class Processors:
     """The attention processors of the networks, which some pipelines change for the length of a call."""
 
     def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
-        self.saved = [(m, m.processor) for module in modules for m in module.modules() if _has_processor(m)]
+        found = ((m, getattr(m, "processor", None)) for module in modules for m in module.modules())
+        self.saved = [(m, p) for m, p in found if p is not None]
 
     def restore(self) -> None:
         for module, processor in self.saved:
             if module.processor is not processor:
                 module.processor = processor
-
-
-def _has_processor(module: torch.nn.Module) -> bool:
-    return "processor" in vars(module) or any(name == "processor" for name, _ in module.named_children())
 
 
 def _copied(value: Any) -> Any:

@@ -19,7 +19,7 @@ Path = tuple[Any, ...]
 Kind = Literal["rows", "value", "item", "shared"]
 
 _MAIN = ("hidden_states", "sample", "x", "latents", "noisy_latents")
-_SHARED = ("ids", "rotary", "rope", "freqs", "pos", "grid", "coords")
+_SHARED = ("ids", "indices", "rotary", "rope", "freqs", "pos", "grid", "coords")
 _TIMES = ("timestep", "timesteps", "t", "sigma", "r_timestep")
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -157,7 +157,7 @@ def layout(tree: tuple[tuple[Any, ...], dict[str, Any]], samples: int, shared: C
         elif item:
             kinds[path] = "item"
         elif isinstance(node, Tensor):
-            kinds[path], spans[path] = ("shared", 1) if path in shared else _tensor_kind(node, str(path[1:]), rows)
+            kinds[path], spans[path] = ("shared", 1) if path in shared else _tensor_kind(node, path, rows)
         else:
             number = isinstance(node, (int, float)) and not isinstance(node, bool)
             kinds[path] = "value" if number and path[-1] in _TIMES else "shared"
@@ -167,15 +167,20 @@ def layout(tree: tuple[tuple[Any, ...], dict[str, Any]], samples: int, shared: C
     return Layout(rows, units, kinds, spans, frozenset(lists))
 
 
-def _tensor_kind(tensor: Tensor, name: str, rows: int) -> tuple[Kind, int]:
+def _tensor_kind(tensor: Tensor, path: Path, rows: int) -> tuple[Kind, int]:
     if tensor.ndim == 0 or (tensor.ndim == 1 and len(tensor) == 1):
         return "value", 1
     if len(tensor) == rows:
         return "rows", 1
     several = tensor.ndim >= 3 and len(tensor) and len(tensor) % rows == 0
-    if several and not any(word in name for word in _SHARED):
+    if several and not shared_by_name(path):
         return "rows", len(tensor) // rows
     return "shared", 1
+
+
+def shared_by_name(path: Path) -> bool:
+    """Whether an argument's name is one of those that all rows share: positions and the like."""
+    return any(word in str(path[1:]) for word in _SHARED)
 
 
 def gather(layout_: Layout, calls: Sequence[tuple[Any, list[int]]]) -> tuple[tuple[Any, ...], dict[str, Any]]:

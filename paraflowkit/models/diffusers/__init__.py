@@ -1,0 +1,1 @@
+"""Networks and pipelines in diffusers' format as models."""
