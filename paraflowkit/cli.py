@@ -191,6 +191,32 @@ def plugins(
         raise typer.Exit(1)
 
 
+@app.command()
+def pipelines(
+    name: Annotated[str | None, typer.Argument(help="Only classes whose names hold this.", show_default=False)] = None,
+) -> None:
+    """List the pipelines of diffusers that were tested with paraflowkit.enable."""
+    from rich.console import Console
+    from rich.table import Table
+
+    tested = json.loads((Path(__file__).parent / "pipelines" / "tested.json").read_text())
+    found = [t for t in tested["pipelines"] if name is None or name.lower() in t["class"].lower()]
+    if not found:
+        _fail(
+            ParaflowkitError(
+                f"No tested pipeline's name holds {name!r}. Others may work too: paraflowkit.check(pipe, …) tells."
+            )
+        )
+    table = Table("pipeline", "family", "configurations", "parallel")
+    for each in found:
+        refused = "; ".join(each["refused"])
+        state = ("yes" if not refused else f"but for {refused}") if each["parallel"] else f"no: {refused}"
+        table.add_row(each["class"], each["family"], str(each["configurations"]), state)
+    console = Console()
+    console.print(table)
+    console.print(f"Tested with diffusers {tested['diffusers']}, tiny networks of random weights, on the CPU.")
+
+
 @plugin_app.command("new", no_args_is_help=True)
 def plugin_new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As in run files, such as my-solver.")],

@@ -44,7 +44,7 @@ from paraflowkit.spacing import make_grid
 Row = dict[str, Any]
 #: Network rows of one call: larger calls leave the cache of a CPU core. It changes no count.
 ROWS = 64
-REMEMBERED = 4_000_000  # network rows, of 1.1 kB each
+REMEMBERED = 600_000  # network rows, of about 5 kB each with their keys
 LEAST, MOST = 1e-7, 1e4  # tolerances
 FEWER = {
     "euler": ["euler", "flow-heun", "dpm-solver,order=2", "unipc,order=2"],

@@ -20,6 +20,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 
 HERE = Path(__file__).resolve()
@@ -138,7 +139,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     if a.write:
         rows = [json.loads(line) for line in a.write.read_text().splitlines() if line]
         PAGE.write_text(page(rows))
-        LIST.write_text(json.dumps(tested(rows), indent=1) + "\n")
+        LIST.write_text(json.dumps({"diffusers": diffusers.__version__, "pipelines": tested(rows)}, indent=1) + "\n")
         return rows
     rows = [json.loads(line) for line in a.out.read_text().splitlines() if line] if a.out and a.out.is_file() else []
     seen = {(r["entry"], r["prompts"]) for r in rows}

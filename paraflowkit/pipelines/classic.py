@@ -17,8 +17,11 @@ from paraflowkit.pipelines.hooks import instead, networks, steps
 from paraflowkit.pipelines.preview import Preview
 from paraflowkit.pipelines.rewind import Attributes, Processors, Randomness
 from paraflowkit.pipelines.rows import clone
+from paraflowkit.pipelines.state import token
 
 CALLBACKS = ("callback_on_step_end", "callback", "callback_on_step_begin")
+#: What offloading keeps on a pipeline, and replaces at the end of a call.
+OFFLOAD = ("_all_hooks", "_offload_gpu_id", "_offload_device")
 #: Methods that only prepare: their results are remembered in the order of their calls.
 PREPARE = ("encode_prompt", "encode_image")
 
@@ -66,19 +69,22 @@ class Classic:
         self.modules = {k: v for k, v in parts.items() if isinstance(v, torch.nn.Module)}
         self.schedulers = _unique(v for v in parts.values() if hasattr(v, "step") and hasattr(v, "set_timesteps"))
         guiders = [v for v in parts.values() if hasattr(v, "prepare_inputs") and hasattr(v, "__dict__")]
-        self.randomness = Randomness((args, kwargs))
-        self.attributes = Attributes([pipe, *self.schedulers, *guiders], ("step", "progress_bar", *PREPARE))
+        self.randomness = Randomness((args, kwargs), self.schedulers)
+        self.attributes = Attributes([pipe, *self.schedulers, *guiders], ("step", "progress_bar", *PREPARE, *OFFLOAD))
         self.processors = Processors(self.modules.values())
         self.bar = Bar(pipe)
         self.prepared: dict[str, list[Any]] = {}
         self.counts: dict[str, int] = {}
-        self.has_callbacks = any(self.bound.arguments.get(k) is not None for k in CALLBACKS)
+        kinds = self.bound.signature.parameters.values()
+        self.more = next((p.name for p in kinds if p.kind is inspect.Parameter.VAR_KEYWORD), None)
+        given = {**self.bound.arguments, **self.bound.arguments.get(self.more or "", {})}
+        self.has_callbacks = any(given.get(k) is not None for k in CALLBACKS)
 
     def run(self, engine: Engine, live: bool) -> Any:
         self.counts.clear()
         if engine.stats.sweeps == 1:
             self.stack.enter_context(quiet())
-        bound = self.bound if live else self._silent()
+        bound = self._watched(engine) if live else self._silent()
         return self.call(*bound.args, **bound.kwargs)
 
     @contextmanager
@@ -91,6 +97,7 @@ class Classic:
                 yield
             finally:
                 self.bar.close()
+                engine.close()
 
     def rewind(self) -> None:
         self.attributes.restore()
@@ -114,10 +121,44 @@ class Classic:
 
     def _silent(self) -> inspect.BoundArguments:
         """The arguments, copied, without callbacks."""
-        arguments = {
-            k: v if k == "self" else None if k in CALLBACKS else clone(v) for k, v in self.bound.arguments.items()
-        }
-        return inspect.BoundArguments(self.bound.signature, arguments)  # pyright: ignore[reportArgumentType]
+        return self._with(lambda name, value: None if name in CALLBACKS else clone(value))
+
+    def _watched(self, engine: Engine) -> inspect.BoundArguments:
+        """The arguments, with callbacks that the engine watches: one may make the networks other ones."""
+
+        def watched(name: str, value: Any) -> Any:
+            if name not in CALLBACKS or value is None:
+                return value
+
+            @functools.wraps(value, updated=())
+            def call(*args: Any, **kwargs: Any) -> Any:
+                before = token(self.modules.values())
+                result = value(*args, **kwargs)
+                engine.real |= token(self.modules.values()) != before
+                return result
+
+            return value if hasattr(value, "tensor_inputs") else call  # diffusers asks what its own kinds want to see
+
+        return self._with(watched)
+
+    def _with(self, change: Callable[[str, Any], Any]) -> inspect.BoundArguments:
+        """The arguments, each changed but for the pipeline itself."""
+        first = next(iter(self.bound.arguments))
+        made: Any = {}
+        for name, value in self.bound.arguments.items():
+            if name == first:
+                made[name] = value
+            elif name == self.more:
+                made[name] = {k: change(k, v) for k, v in value.items()}
+            else:
+                made[name] = change(name, value)
+        return inspect.BoundArguments(self.bound.signature, made)
+
+    def interrupted(self) -> bool:
+        return bool(vars(self.pipe).get("_interrupt", False))
+
+    def stop_early(self) -> None:
+        self.pipe._interrupt = True
 
     @contextmanager
     def _members(self, engine: Engine) -> Generator[None]:
@@ -138,12 +179,17 @@ class Classic:
                 return original(*args, **kwargs)
             k = counts[name] = counts.get(name, -1) + 1
             if k >= len(known):
+                before = self.randomness.state()
                 engine.inside = True
                 try:
-                    known.append(original(*args, **kwargs))
+                    found = original(*args, **kwargs)
                 finally:
                     engine.inside = False
-            return clone(known[k])
+                known.append((found, self.randomness.state() if self.randomness.moved(before) else None))
+            found, after = known[k]
+            if after is not None:
+                self.randomness.restore(after)
+            return clone(found)
 
         return functools.wraps(original)(remembered)  # pipelines look at its parameters
 

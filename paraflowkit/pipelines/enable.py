@@ -21,13 +21,12 @@ from paraflowkit.pipelines.answers import Refuse
 from paraflowkit.pipelines.classic import Classic
 from paraflowkit.pipelines.engine import Engine, Program
 from paraflowkit.pipelines.evaluate import Evaluator
-from paraflowkit.pipelines.hooks import subclass
+from paraflowkit.pipelines.hooks import HANDLE, subclass
 from paraflowkit.pipelines.preview import Preview
 from paraflowkit.pipelines.state import hidden_state
 from paraflowkit.pipelines.stats import PipelineStats
 
 PipeT = TypeVar("PipeT")
-_HANDLE = "_paraflow"
 
 
 @dataclass
@@ -66,6 +65,7 @@ class Enabled:
             program=program,
             surrogate=self.surrogate,
             window=self.window,
+            randomness=program.randomness,
             evaluator=Evaluator(max_rows=self.max_rows, pad=length if self.pad else 0),
             stats=stats,
             tolerance=config.tolerance,
@@ -85,7 +85,11 @@ class Enabled:
                 raise Refuse(reason)
             with program.hooked(engine):
                 try:
-                    return engine.solve()
+                    result = engine.solve()
+                    if not engine.denoisers and engine.stats.steps > 1:
+                        engine.stats.refused = "no network of its components is asked at every step"
+                        self._warn(engine.stats.refused)
+                    return result
                 except BaseException:
                     program.rewind()
                     raise
@@ -101,7 +105,7 @@ class Enabled:
             warnings.warn(
                 f"{type(self.pipe).__name__} ran plainly, not parallel in time: {why}. The result is that of the "
                 "pipeline itself.",
-                stacklevel=5,
+                stacklevel=4,
             )
             self.warned = True
 
@@ -136,13 +140,15 @@ def enable(
     Raises:
         ParaflowkitError: settings that are wrong, or a solver that cannot march through a pipeline's loop.
     """
-    if not callable(pipe) or not hasattr(pipe, "components"):
+    if isinstance(pipe, type) or not callable(pipe) or not hasattr(pipe, "components"):
+        got = getattr(pipe, "__name__", type(pipe).__name__)
         raise ParaflowkitError(
-            f"enable takes a pipeline of diffusers, got {type(pipe).__name__}: load one with "
-            "DiffusionPipeline.from_pretrained."
+            f"enable takes a pipeline of diffusers, got {got}: load one with DiffusionPipeline.from_pretrained."
         )
     if max_rows is not None and not _is_count(max_rows):
         raise ParaflowkitError(f"enable: max_rows must be a whole number of at least 1, got {max_rows!r}.")
+    if preview is not None and not callable(preview):
+        raise ParaflowkitError(f"enable: preview must be a function of one argument, a Preview, got {preview!r}.")
     made = _solver(solver, settings)
     policy, policy_name = _window(window)
     surrogate = _surrogate(made)
@@ -155,21 +161,23 @@ def enable(
     disable(pipe)
     handle = Enabled(pipe, made, surrogate, policy, (name, policy_name), max_rows, pad, preview)
     handle.undo = modular.install(handle) if modular.is_modular(pipe) else _install(handle)
-    vars(pipe)[_HANDLE] = handle
+    vars(pipe)[HANDLE] = handle
     return handle
 
 
 def disable(pipe: PipeT) -> PipeT:
     """Undo :func:`enable`: the pipeline is what it was; one that is not enabled stays as it is. Returns it."""
-    handle = vars(pipe).pop(_HANDLE, None) if hasattr(pipe, "__dict__") else None
-    if handle is not None and handle.undo is not None:
-        handle.undo()
+    if enabled(pipe):
+        handle = vars(pipe).pop(HANDLE)
+        if handle.undo is not None:
+            handle.undo()
     return pipe
 
 
 def enabled(pipe: Any) -> bool:
     """Whether the pipeline's calls are parallel in time."""
-    return hasattr(pipe, "__dict__") and _HANDLE in vars(pipe)
+    handle = None if isinstance(pipe, type) or not hasattr(pipe, "__dict__") else vars(pipe).get(HANDLE)
+    return handle is not None and handle.pipe is pipe
 
 
 def _install(handle: Enabled) -> Callable[[], None]:
@@ -202,6 +210,8 @@ def _solver(solver: str | ParallelSolver[Any, Any], settings: dict[str, Any]) ->
                 "this one has its own."
             )
         return solver
+    if not isinstance(solver, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ParaflowkitError(f"enable: solver: expects the name of a solver, or one, got {solver!r}.")
     config = registry.config_class("solver", solver)
     try:
         return registry.get("solver", solver)(config.model_validate(settings))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -15,9 +15,13 @@ from paraflowkit.core.window import Window, WindowPolicy
 from paraflowkit.pipelines.answers import Answers, Refuse
 from paraflowkit.pipelines.evaluate import Wanted
 from paraflowkit.pipelines.levels import Levels, read_levels
-from paraflowkit.pipelines.record import Segment
+from paraflowkit.pipelines.record import Memory, Segment
+from paraflowkit.pipelines.rewind import Randomness
 from paraflowkit.pipelines.rows import Unbatchable
 from paraflowkit.pipelines.stats import PipelineStats
+
+#: Runs in a row that make no step exact, of which feeding networks and the end of the loop explain a few.
+FRUITLESS = 4
 
 
 class Stop(BaseException):
@@ -25,7 +29,13 @@ class Stop(BaseException):
 
 
 class Program(Protocol):
-    """Something that calls networks and steps a sampler, and can be run again from its start."""
+    """Something that calls networks and steps a sampler, and can be run again from its start.
+
+    Attributes:
+        randomness: the generators that it draws from.
+    """
+
+    randomness: Randomness
 
     def run(self, engine: Engine, live: bool) -> Any:
         """Run once with the engine's hooks in place; ``live`` runs are with the caller's callbacks and arguments."""
@@ -37,6 +47,14 @@ class Program(Protocol):
 
     def progress(self, share: float) -> None:
         """Show how much of the trajectory is done."""
+        ...
+
+    def interrupted(self) -> bool:
+        """Whether the caller has asked for an early end, from a preview or another thread."""
+        ...
+
+    def stop_early(self) -> None:
+        """Make the run end with the state that it has."""
         ...
 
     def sweep_done(self, engine: Engine, x: Tensor | None, output: Tensor | None) -> None:
@@ -51,10 +69,12 @@ class Engine(Answers):
     Attributes:
         program: what is run. surrogate, window, norm: of the solver. stats: filled in.
         live_needed: the result is that of one more run, with the caller's callbacks and arguments.
-        steps: of the scheduler, as far as they are known. lo: int64 ``(samples,)``, steps accepted of each sample.
+        steps: of the scheduler, as far as they are known. planned: those that it is set to; a loop may be shorter or
+            longer. lo: int64 ``(samples,)``, steps accepted of each sample.
         windows: of each sample. levels: of noise, where the scheduler is known.
         open: bool ``(samples,)``, samples all of whose steps were accepted so far in this run.
-        last: state and output of the last step.
+        last: state and output of the last step. interrupt: steps to take where the caller stopped it, or None.
+        closed: the call is over.
     """
 
     program: Program
@@ -64,11 +84,20 @@ class Engine(Answers):
     norm: str = "absolute"
     live_needed: bool = True
     steps: int = 0
+    planned: int = 0
     lo: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     windows: list[Window] = field(default_factory=list[Window])
     levels: Levels | None = None
     open: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     last: tuple[Tensor, Tensor] | None = None
+    interrupt: int | None = None
+    closed: bool = False
+
+    def close(self) -> None:
+        """Forget everything: hooks that are still held somewhere then do nothing."""
+        self.closed = True
+        self.segments, self.known, self.made, self.last = [], [], [], None
+        self.memory = Memory()
 
     def solve(self) -> Any:
         """The program's result.
@@ -77,13 +106,13 @@ class Engine(Answers):
             Refuse: it cannot be made parallel. Exception: of the program itself, which it raises run plainly too.
         """
         began = time.perf_counter()
-        limit = 8
+        limit = FRUITLESS
         while True:
-            before = (int(self.lo.sum()) if self.samples else -1, self.evaluator.calls)
+            before = (int(self.lo.sum()) if self.samples else -1, self.end)
             self._start(live=False)
             try:
                 result = self.program.run(self, live=False)
-                finished = not self._evaluate() and not self.guessed
+                finished = self._ended()
             except Stop:
                 finished, result = False, None
             except Unbatchable as why:
@@ -93,29 +122,44 @@ class Engine(Answers):
                     raise
                 raise Refuse(f"with guessed outputs it raised {type(error).__name__}: {error}") from error
             self.stats.sweeps += 1
-            limit = 8 if (int(self.lo.sum()), self.evaluator.calls) != before else limit - 1
+            limit = FRUITLESS if (int(self.lo.sum()), self.end) != before else limit - 1
             if not limit:
                 raise Refuse("its runs do not repeat: the same call asked its networks for something new every time")
             if finished:
                 break
+            self.inside = True  # what a preview does with the networks is its own
             self.program.progress(float(self.lo.min()) / max(self.steps, 1) if self.samples else 0.0)
             self.program.sweep_done(self, *(self.last or (None, None)))
+            if self.program.interrupted():
+                self.interrupt = int(self.lo.min()) if self.samples else 0
+                break
             self.program.rewind()
         if not self.n:
             raise Refuse("its scheduler's step was never called")
         self.program.progress(1.0)
-        if self.live_needed:
+        if self.live_needed or self.interrupt is not None:
             self.program.rewind()
             self._start(live=True)
             result = self.program.run(self, live=True)
         self._report(time.perf_counter() - began)
         return result
 
+    def _ended(self) -> bool:
+        """Whether a run that came to its end was the sampler's own throughout; else the next one knows the end."""
+        last = self.segments[self.n].calls[: self.j] if self.n < len(self.segments) else []
+        tail = any(bool((entry.changed | ~entry.fresh).any()) for entry in last)
+        if not self.guessed and not tail:
+            return True
+        self.end = self.steps = self.n
+        self.windows = [replace(w, hi=min(w.hi, self.n)) for w in self.windows]
+        return False
+
     def _start(self, live: bool) -> None:
         self.n = self.j = 0
         self.roles = {}
         self.live, self.guessed, self.inside = live, False, False
         self.memory.forget_objects()
+        self.memory.trusting = not live
         self.open = torch.ones(self.samples, dtype=torch.bool)
         self.lo = torch.zeros_like(self.lo)
         self.last = None
@@ -125,7 +169,7 @@ class Engine(Answers):
         s.steps, s.samples = self.n, max(self.samples, 1)
         s.plain_calls = sum(str(c.callee) in self.denoisers for seg in self.segments for c in seg.calls)
         s.network_calls, s.rows = e.calls, e.rows
-        s.singles = sum(str(e.callee) in self.denoisers for e in self.known)
+        s.singles = sum(name in self.denoisers for name in self.real_calls)
         s.seconds, s.network_seconds = seconds, e.seconds
 
     def step(
@@ -137,6 +181,7 @@ class Engine(Answers):
             scheduler: whose step it is. take: ``(output, x) ->`` what its own step returns.
         """
         n = self.n
+        self.stats.marched += 1
         while len(self.segments) <= n:
             self.segments.append(Segment())
         segment = self.segments[n]
@@ -145,7 +190,10 @@ class Engine(Answers):
         self.n, self.j, self.roles = n + 1, 0, {}
         self.steps = max(self.steps, n + 1)
         if self.live:
-            return take(output, x)
+            result = take(output, x)
+            if self.interrupt is not None and n + 1 >= self.interrupt:
+                self.program.stop_early()
+            return result
         if len(x) != self.samples:
             raise Refuse(f"its steps have {self.samples} and {len(x)} rows")
         fresh, ready = self._ready(segment, n, x)
@@ -159,10 +207,12 @@ class Engine(Answers):
                 self.windows[p] = self.window.advance(self.windows[p], stride, max(self.steps, n + 1))
         self.last = (x, output)
         if bool(accepted.all()):
+            segment.at = segment.asked = segment.output = segment.before_at = segment.before_output = None
             return take(output, x)
         self.guessed = True
         result = self._guess(segment, n, take, output, x, fresh, accepted)
-        if not bool(accepted.any()) and n + 1 >= max(w.hi for w in self.windows):
+        over = not bool(accepted.any()) and n + 1 >= max(w.hi for w in self.windows)
+        if over or n + 1 in (self.planned, self.end):
             self.stop()
         return result
 
@@ -172,6 +222,7 @@ class Engine(Answers):
         self.open = torch.ones(samples, dtype=torch.bool)
         times = getattr(scheduler, "timesteps", None)
         self.steps = max(1, len(times) if times is not None else 1)
+        self.planned = self.steps
         self.windows = [self.window.initial(self.steps)] * samples
         self.levels = read_levels(scheduler, timestep)
         if self.tolerance and self.norm != "absolute":

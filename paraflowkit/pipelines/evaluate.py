@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from paraflowkit.pipelines.record import Callee, Entry
-from paraflowkit.pipelines.rewind import Plain
 from paraflowkit.pipelines.rows import (
     Layout,
     Path,
@@ -27,6 +26,7 @@ from paraflowkit.pipelines.rows import (
     scatter,
     shared_by_name,
 )
+from paraflowkit.pipelines.state import Fingerprint
 
 #: Largest relative RMS difference between a call alone and in a batch that rounding explains.
 CLOSE = {torch.float64: 1e-6, torch.float32: 2e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
@@ -46,8 +46,9 @@ class Evaluator:
     """Makes calls of networks in batches and checks that a batch gives what single calls gave.
 
     Attributes:
-        max_rows: rows of one call at most. pad: units of a call of compiled modules, or 0: fixed shapes spare them
-            compiling again. calls, rows, seconds: of the network so far. verified: kinds of calls that were checked.
+        max_rows: rows of one call at most, but for calls of a single step with more. pad: samples of a batch of a
+            compiled network, or 0: one shape spares it compiling again. calls, rows, seconds: of the networks so far.
+        verified: kinds of calls that were checked. watched: networks that kept no state when they were called alone.
         shared: by network, paths of what looks as if it carried rows and was found not to.
     """
 
@@ -57,6 +58,7 @@ class Evaluator:
     rows: int = 0
     seconds: float = 0.0
     verified: set[Any] = field(default_factory=set[Any])
+    watched: set[str] = field(default_factory=set[str])
     shared: dict[str, set[Path]] = field(default_factory=dict[str, set[Path]])
 
     def alone(self, callee: Callee, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -81,34 +83,46 @@ class Evaluator:
         groups: dict[Any, list[Wanted]] = {}
         for each in wanted:
             groups.setdefault(_key(each.entry, each.entry.asked), []).append(each)
+        if len(groups) == len(wanted) > 2 and len({str(w.entry.callee) for w in wanted}) == 1:
+            raise Unbatchable(f"each call of {wanted[0].entry.callee} has an argument of its own that carries no rows")
         for key, parts in groups.items():
             alone = len(parts) == 1 and len(parts[0].units) == parts[0].entry.layout.units
             if alone:
-                entry = parts[0].entry
-                args, kwargs = clone(entry.asked)
-                entry.out = clone(self.alone(entry.callee, args, kwargs))
-                self.rows += entry.layout.rows
-                _done(entry, parts[0].units)
+                self._one(parts[0].entry)
                 continue
             kind = _key(parts[0].entry, parts[0].entry.asked, shapes_only=True)
             if kind in self.verified:
                 self._batches(parts)
                 continue
-            again = [e for e in known if _key(e, e.tree) == key][:2]
+            again = [e for e in known if _key(e, e.tree) == key]
+            again = [
+                e for e in again if e.node == again[-1].node
+            ]  # all calls of one step: hooks may differ between them
             if not again:  # calls of this kind are new: the first of them is made alone, to be checked against
-                entry, parts = parts[0].entry, parts[1:]
-                args, kwargs = clone(entry.asked)
-                entry.out = clone(self.alone(entry.callee, args, kwargs))
-                self.rows += entry.layout.rows
-                _done(entry, list(range(entry.layout.units)))
-                again = [entry]
-            self._checked([*(Wanted(e, list(range(e.layout.units)), True) for e in again), *parts])
+                self._one(parts[0].entry)
+                again = [parts[0].entry]
+                parts = parts[1:]
+            checks = [Wanted(e, list(range(e.layout.units)), True) for e in again]
+            # Not the first ones: a network may do something of its own with the first row.
+            self._checked([*parts[:1], *checks, *parts[1:]])
             self.verified.add(kind)
+
+    def _one(self, entry: Entry) -> None:
+        """Make a call alone, for all of its samples."""
+        first = str(entry.callee) not in self.watched
+        before = Fingerprint(entry.callee.module) if first else None
+        args, kwargs = clone(entry.asked)
+        entry.out = clone(self.alone(entry.callee, args, kwargs))
+        if before is not None:
+            self._unchanged(before, entry.callee)
+            self.watched.add(str(entry.callee))
+        self.rows += entry.layout.rows
+        _done(entry, list(range(entry.layout.units)))
 
     def _checked(self, parts: list[Wanted]) -> None:
         """The first batch of its kind: canaries in it, and a hidden state looked for."""
         callee = parts[0].entry.callee
-        before, problem = Plain(callee.module), ""
+        before, problem = Fingerprint(callee.module), ""
         for doubts in range(3):
             if doubts and not self._share(parts, by_name=doubts == 1):
                 continue
@@ -124,6 +138,9 @@ class Evaluator:
                 break
         if problem:
             raise Unbatchable(f"calls of {callee} cannot be made in one batch: {problem}")
+        self._unchanged(before, callee)
+
+    def _unchanged(self, before: Fingerprint, callee: Callee) -> None:
         state = before.changed(callee.module)
         if state is not None:
             raise Unbatchable(f"{callee} keeps a state of its own between calls ({state})")

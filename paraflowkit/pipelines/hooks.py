@@ -13,14 +13,28 @@ import torch
 from paraflowkit.pipelines.engine import Engine
 from paraflowkit.pipelines.record import Callee
 
+#: Attribute of a pipeline that is enabled.
+HANDLE = "_paraflow"
 #: Methods of encoders and decoders, beside the call itself, that pipelines use.
 METHODS = ("encode", "decode", "generate", "get_text_features", "get_image_features", "get_image_embeds")
 
 
 def subclass(thing: Any, **members: Any) -> type:
-    """A class of the same name that only adds members: the object may take it as its own, and give it back."""
+    """A class of the same name that only adds members: the object may take it as its own, and give it back.
+
+    Copies and pickles of the object are of the class that it had.
+    """
     cls = type(thing)
-    kept = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        made: list[Any] = list(cls.__reduce_ex__(self, protocol))  # pyright: ignore[reportCallIssue]
+        made[1] = tuple(cls if part is type(self) else part for part in made[1])
+        if len(made) > 2 and isinstance(made[2], dict):
+            made[2] = {k: v for k, v in made[2].items() if k != HANDLE}
+        return tuple(made)
+
+    kept: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    kept["__reduce_ex__"] = reduce
     meta: Any = type(cls)
     return meta(cls.__name__, (cls,), {**kept, **members})
 
@@ -33,17 +47,16 @@ def networks(engine: Engine, modules: dict[str, torch.nn.Module]) -> Generator[N
     are what they were for whoever asks, and put back while the module runs for real, so that what was compiled for it
     stays valid.
     """
-    originals: list[tuple[torch.nn.Module, type, type]] = []
+    originals: list[tuple[torch.nn.Module, type]] = []
     try:
-        for name, module in modules.items():
+        for name, module in {id(m): (n, m) for n, m in reversed(list(modules.items()))}.values():
             cls = type(module)
             members = {m: _asked(engine, name, module, m, cls) for m in ("__call__", *METHODS) if hasattr(cls, m)}
-            hooked = subclass(module, **members)
-            originals.append((module, cls, hooked))
-            module.__class__ = hooked
+            originals.append((module, cls))
+            module.__class__ = subclass(module, **members)
         yield
     finally:
-        for module, cls, _ in originals:
+        for module, cls in reversed(originals):
             module.__class__ = cls
 
 
@@ -72,23 +85,29 @@ class Step:
 
     def __init__(self, engine: Engine, scheduler: Any) -> None:
         self.engine, self.scheduler = engine, scheduler
-        original = type(scheduler).step
+        # One of its own that the caller gave it, or that of its class.
+        self.given = vars(scheduler).get("step")
+        original = self.given or type(scheduler).step
         functools.update_wrapper(self, original)
-        self.__signature__ = inspect.signature(original.__get__(scheduler))  # without self
+        self.__signature__ = inspect.signature(self.given or original.__get__(scheduler))  # without self
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
         self.names = [p.name for p in self.__signature__.parameters.values() if p.kind in named]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Step:
-        return Step(self.engine, memo.get(id(self.scheduler), self.scheduler))
+        made = Step.__new__(Step)
+        vars(made).update(vars(self), scheduler=memo.get(id(self.scheduler), self.scheduler))
+        return made
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        original = type(self.scheduler).step
+        original = self.given or functools.partial(type(self.scheduler).step, self.scheduler)
+        if self.engine.closed or self.engine.inside:
+            return original(*args, **kwargs)
         given = dict(zip(self.names, args, strict=False)) | kwargs
         if len(args) > len(self.names) or "sample" not in given or "model_output" not in given:
-            return original(self.scheduler, *args, **kwargs)
+            return original(*args, **kwargs)
 
         def take(output: torch.Tensor, x: torch.Tensor) -> Any:
-            return original(self.scheduler, **(given | {"model_output": output, "sample": x}))
+            return original(**(given | {"model_output": output, "sample": x}))
 
         return self.engine.step(self.scheduler, take, given["model_output"], given["sample"], given.get("timestep"))
 

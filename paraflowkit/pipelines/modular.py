@@ -74,7 +74,7 @@ class Loop:
             {id(v): v for v in parts.values() if hasattr(v, "step") and hasattr(v, "set_timesteps")}.values()
         )
         guiders = [v for v in parts.values() if hasattr(v, "prepare_inputs")]
-        self.randomness = Randomness(dict(state.values))
+        self.randomness = Randomness(dict(state.values), self.schedulers)
         self.attributes = Attributes([*self.schedulers, *guiders], ("step",))
         self.processors = Processors(self.modules.values())
         self.bar = Bar(block)
@@ -93,6 +93,7 @@ class Loop:
                 yield
             finally:
                 self.bar.close()
+                engine.close()
 
     def _copy(self) -> Any:
         mapping = {k: list(v) for k, v in self.state.kwargs_mapping.items()}
@@ -109,6 +110,12 @@ class Loop:
     def sweep_done(self, engine: Engine, x: Tensor | None, output: Tensor | None) -> None:
         if self.watch is not None and x is not None and output is not None:
             self.watch(preview_of(engine, x, output))
+
+    def interrupted(self) -> bool:
+        return bool(vars(self.components).get("_interrupt", False))
+
+    def stop_early(self) -> None:
+        self.components._interrupt = True
 
     def plain(self) -> Any:
         """The block as it is, after a refusal."""

@@ -34,6 +34,7 @@ class Entry:
         asked: inputs of the last march. changed: bool ``(P,)``, samples whose inputs differ from those of the output.
         distance: float64 ``(P,)``, largest mean squared change of an input, over its own mean square where above 1.
         settled: neither what was asked nor the output has changed since the run before.
+        node: its step. after: of the random generators after the call, where it drew something.
     """
 
     callee: Callee
@@ -45,6 +46,8 @@ class Entry:
     changed: Tensor
     distance: Tensor
     settled: bool = False
+    node: int = 0
+    after: Any = None
 
     def ask(self, tree: Any) -> None:
         """Note what this run asks for; a tree that is the very one of the last run has been compared already."""
@@ -83,11 +86,19 @@ class Segment:
 class Memory:
     """Copies of the inputs of calls. What does not change from call to call is kept once.
 
-    Pipelines pass the same tensors (embeddings, position ids) at every step, and make equal ones in every run.
+    Pipelines pass the same tensors (embeddings, position ids) at every step, and make equal ones in every run. A tensor
+    object that was seen is known by its version, unless ``trusting`` is off: ``.data`` can be changed behind it.
     """
 
     def __init__(self) -> None:
         self.last: dict[tuple[str, int, Path], tuple[Tensor, int, Tensor]] = {}
+        self.given: dict[int, tuple[Tensor, Tensor]] = {}
+        self.trusting = True
+
+    def give(self, copies: Any, originals: Any) -> None:
+        """Note answers of a network that another one will be asked about: its inputs then need no copies."""
+        pairs = zip(leaves(copies), leaves(originals), strict=True)
+        self.given.update((id(c), (c, o)) for (_, c), (_, o) in pairs if isinstance(c, Tensor))
 
     def keep(self, role: tuple[str, int], tree: Any, near: Any | None) -> Any:
         """The tree with copies of its tensors; what is equal in ``near`` is the very same object."""
@@ -113,9 +124,12 @@ class Memory:
     def _tensor(self, key: tuple[str, int, Path], tensor: Tensor, model: Any) -> Tensor:
         version = -1 if tensor.is_inference() else tensor._version
         old = self.last.get(key)
-        if old is not None and old[0] is tensor and old[1] == version and version >= 0:
+        if self.trusting and old is not None and old[0] is tensor and old[1] == version and version >= 0:
             return old[2]
         kept = None
+        given = self.given.get(id(tensor))
+        if given is not None and same_bits(given[1], tensor):
+            return given[1]
         for candidate in (model, old[2] if old else None):
             if isinstance(candidate, Tensor) and same_bits(candidate, tensor):
                 kept = candidate
@@ -128,6 +142,7 @@ class Memory:
     def forget_objects(self) -> None:
         """Between runs: drop the pipelines' own tensors, keep the copies."""
         self.last = {key: (kept, -1, kept) for key, (_, _, kept) in self.last.items()}
+        self.given.clear()
 
 
 def compare(entry: Entry) -> None:

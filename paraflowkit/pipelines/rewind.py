@@ -15,23 +15,40 @@ from paraflowkit.pipelines.rows import leaves
 class Randomness:
     """The states of all random generators that a pipeline may draw from."""
 
-    def __init__(self, arguments: Any) -> None:
-        found = [leaf for _, leaf in leaves(arguments) if isinstance(leaf, torch.Generator)]
-        self.generators = [(g, g.get_state()) for g in found]
-        self.cpu = torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-        self.python = random.getstate()
-        # The global generator: what others draw from.
-        self.numpy = np.random.get_state()  # noqa: NPY002
+    def __init__(self, arguments: Any, owners: Iterable[Any] = ()) -> None:
+        found = [leaf for _, leaf in leaves((arguments, [list(vars(o).values()) for o in owners]))]
+        self.generators = [g for g in found if isinstance(g, torch.Generator)]
+        self.arrays = [g.bit_generator for g in found if isinstance(g, np.random.Generator)]
+        self.start = self.state()
 
-    def restore(self) -> None:
-        for generator, state in self.generators:
-            generator.set_state(state)
-        torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state_all(self.cuda)
-        random.setstate(self.python)
-        np.random.set_state(self.numpy)  # noqa: NPY002
+    def state(self) -> tuple[list[torch.Tensor], list[Any]]:
+        """Of all generators now: torch's as tensors, the others' as values."""
+        tensors = [g.get_state() for g in self.generators] + [torch.get_rng_state()]
+        if torch.cuda.is_initialized():
+            tensors += torch.cuda.get_rng_state_all()
+        # The global generator of NumPy: what others draw from.
+        return tensors, [random.getstate(), np.random.get_state(), [b.state for b in self.arrays]]  # noqa: NPY002
+
+    def moved(self, before: tuple[list[torch.Tensor], list[Any]]) -> bool:
+        """Whether anything was drawn since."""
+        now = self.state()
+        if not all(torch.equal(a, b) for a, b in zip(before[0], now[0], strict=False)):
+            return True
+        return str(before[1]) != str(now[1])
+
+    def restore(self, state: tuple[list[torch.Tensor], list[Any]] | None = None) -> None:
+        """Put all back to a state, by default that of the start."""
+        tensors, (python, numpy, arrays) = state or self.start
+        count = len(self.generators)
+        for generator, value in zip(self.generators, tensors, strict=False):
+            generator.set_state(value)
+        torch.set_rng_state(tensors[count])
+        if tensors[count + 1 :]:
+            torch.cuda.set_rng_state_all(tensors[count + 1 :])
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        for bits, value in zip(self.arrays, arrays, strict=True):
+            bits.state = value
 
 
 class Attributes:
@@ -65,25 +82,3 @@ class Processors:
 def _copied(value: Any) -> Any:
     """A copy of a plain list or dict, whose items are replaced in place; everything else is the same object."""
     return type(value)(value) if type(value) in (list, dict) else value
-
-
-class Plain:
-    """Plain values and tensors that modules hold: a network that changes them in a call has a hidden state."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.values = [(m, k, v) for m in module.modules() for k, v in vars(m).items() if _plain(v)]
-        self.versions = [v._version for _, _, v in self.values if isinstance(v, torch.Tensor) and not v.is_inference()]
-
-    def changed(self, module: torch.nn.Module) -> str | None:
-        """The name of a value that differs from those of ``module`` now, or None."""
-        now = Plain(module)
-        if len(now.values) != len(self.values):
-            return "an attribute"
-        for (_, key, old), (_, _, new) in zip(self.values, now.values, strict=True):
-            if old is not new and (isinstance(old, torch.Tensor) or isinstance(new, torch.Tensor) or old != new):
-                return key
-        return "a tensor" if now.versions != self.versions else None
-
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, (bool, int, float, torch.Tensor))

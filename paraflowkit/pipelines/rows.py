@@ -7,6 +7,7 @@ perturbed-attention guidance does, then still cut it rightly.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -41,10 +42,14 @@ def rebuild(like: Any, values: Sequence[Any]) -> Any:
     """A container of the kind of ``like`` with these values."""
     if isinstance(like, dict):
         pairs = dict(zip(like, values, strict=True))
-        return pairs if type(like) is dict else type(like)(**pairs)  # output classes of diffusers are dicts
+        if hasattr(like, "to_tuple"):  # an output class of diffusers or transformers
+            return type(like)(**pairs)
+        made: Any = copy.copy(like)
+        made.update(pairs)
+        return made
     if isinstance(like, tuple) and hasattr(like, "_fields"):
         return type(like)(*values)
-    return type(like)(values) if type(like) in (list, tuple) else list(values)
+    return type(like)(values) if isinstance(like, (list, tuple)) else list(values)
 
 
 def clone(node: Any) -> Any:

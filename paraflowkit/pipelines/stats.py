@@ -12,11 +12,11 @@ class PipelineStats:
     Attributes:
         solver, window, tolerance: as they were set. samples: rows of the sampler's state. steps: of the scheduler.
         refused: why the call was run plainly, or None.
-        rounds: batched evaluations, one after the other; real single calls before them are in ``network_calls`` alone.
-        sequential: rounds and single calls together: what takes the place of ``plain_calls``.
+        rounds: batched evaluations, one after the other. singles: calls of the denoisers that were made as the pipeline
+            asked, before them. sequential: both together, which takes the place of ``plain_calls``.
         plain_calls: calls of the denoisers that the plain pipeline makes. network_calls: calls really made, of all
             networks, encoders and decoders included. rows: rows of the batched ones.
-        sweeps: runs of the pipeline's own code, the last one included.
+        sweeps: runs of the pipeline's own code. marched: steps of the scheduler in all of them.
         iterations, evaluations: of each sample: rounds in which it was evaluated, and steps evaluated in them.
         largest_change: RMS of the largest change that was accepted without another evaluation; 0 is exact.
         seconds, network_seconds: wall clock in all, and in the networks.
@@ -34,6 +34,7 @@ class PipelineStats:
     network_calls: int = 0
     rows: int = 0
     sweeps: int = 0
+    marched: int = 0
     iterations: list[int] = field(default_factory=list[int])
     evaluations: list[int] = field(default_factory=list[int])
     largest_change: float = 0.0
