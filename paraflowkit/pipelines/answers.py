@@ -13,6 +13,7 @@ from paraflowkit.pipelines.evaluate import Evaluator
 from paraflowkit.pipelines.record import Callee, Entry, Memory, Segment
 from paraflowkit.pipelines.rewind import Randomness
 from paraflowkit.pipelines.rows import Layout, Unbatchable, clone, layout, leaves, put, take
+from paraflowkit.pipelines.state import hooks_of
 
 
 class Refuse(BaseException):
@@ -29,6 +30,7 @@ class Answers(ABC):
         segments: what happens between the steps of the sampler. known: calls that were really made.
         feeders: networks whose outputs are inputs of others in the same step, such as ControlNets.
         denoisers: networks that are called at more than one step. made: outputs of the real calls of this step.
+        proven: networks and how often they were asked before in the step, of which a call was really made.
         real_calls: networks that were called as the pipeline asked. end: steps, once a run has come to its end.
         real: a callback has changed the networks: whatever they are asked from then on is a real call.
         samples: rows of the sampler's state, 0 before its first step. scale: of the squared tolerance, by step.
@@ -47,6 +49,7 @@ class Answers(ABC):
     feeders: set[str] = field(default_factory=set[str])
     denoisers: set[str] = field(default_factory=set[str])
     made: list[tuple[int, str, list[Tensor]]] = field(default_factory=list[tuple[int, str, list[Tensor]]])
+    proven: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])
     real_calls: list[str] = field(default_factory=list[str])
     end: int | None = None
     real: bool = False
@@ -97,16 +100,17 @@ class Answers(ABC):
                 self._hold(entry, role[1])
             return self._answer(entry)
         like = None if ended or callee.method != "__call__" else self._like(callee, role[1], (args, kwargs))
-        if exact and (self.n < self.precondition or like is None):
+        if exact and (self.n < self.precondition or like is None or role not in self.proven):
             return self._really(callee, role, args, kwargs)
-        if like is None:
+        if like is None or role not in self.proven:  # a real call shows first that it is what earlier ones were
             self.stop()
         self.denoisers.add(name)
         tree = self.memory.keep(role, (args, kwargs), like.tree)
         lay = self.layout(callee, tree)
         none = torch.zeros(lay.units, dtype=torch.bool)
         far = none.double() + float("inf")
-        calls.append(Entry(callee, tree, lay, like.out, none, tree, ~none, far, node=self.n))
+        hooks = hooks_of(callee.module)
+        calls.append(Entry(callee, tree, lay, like.out, none, tree, ~none, far, node=self.n, hooks=hooks))
         return self._answer(calls[-1])
 
     def _answer(self, entry: Entry) -> Any:
@@ -163,6 +167,7 @@ class Answers(ABC):
             self.inside = False
         after = self.randomness.state() if self.randomness.moved(before) else None
         self.real_calls.append(str(callee))
+        self.proven.add(role)
         self.made.append((self.n, str(callee), [leaf for _, leaf in leaves(out) if isinstance(leaf, Tensor)]))
         try:
             lay = self.layout(callee, tree)

@@ -18,6 +18,7 @@ from paraflowkit.pipelines.levels import Levels, read_levels
 from paraflowkit.pipelines.record import Memory, Segment
 from paraflowkit.pipelines.rewind import Randomness
 from paraflowkit.pipelines.rows import Unbatchable
+from paraflowkit.pipelines.state import hooks_of
 from paraflowkit.pipelines.stats import PipelineStats
 
 #: Runs in a row that make no step exact, of which feeding networks and the end of the loop explain a few.
@@ -307,6 +308,10 @@ class Engine(Answers):
         feeding = [w for w in wanted if str(w.entry.callee) in self.feeders]
         if not wanted:
             return False
+        now = {id(w.entry.callee.module): hooks_of(w.entry.callee.module) for w in wanted}
+        for each in wanted:
+            if each.entry.hooks != now[id(each.entry.callee.module)]:
+                raise Unbatchable(f"{each.entry.callee} has other hooks in some of its calls, as guiders switch them")
         self.inside = True
         try:
             self.evaluator(feeding or wanted, self.known)

@@ -28,6 +28,7 @@ def subclass(thing: Any, **members: Any) -> type:
 
     def reduce(self: Any, protocol: Any) -> Any:
         made: list[Any] = list(cls.__reduce_ex__(self, protocol))  # pyright: ignore[reportCallIssue]
+        made[0] = _new  # pickle insists on the very class in its own
         made[1] = tuple(cls if part is type(self) else part for part in made[1])
         if len(made) > 2 and isinstance(made[2], dict):
             made[2] = {k: v for k, v in made[2].items() if k != HANDLE}
@@ -37,6 +38,10 @@ def subclass(thing: Any, **members: Any) -> type:
     kept["__reduce_ex__"] = reduce
     meta: Any = type(cls)
     return meta(cls.__name__, (cls,), {**kept, **members})
+
+
+def _new(cls: type, *args: Any) -> Any:
+    return cls.__new__(cls, *args)
 
 
 @contextmanager
@@ -89,9 +94,10 @@ class Step:
         self.given = vars(scheduler).get("step")
         original = self.given or type(scheduler).step
         functools.update_wrapper(self, original)
-        self.__signature__ = inspect.signature(self.given or original.__get__(scheduler))  # without self
+        self.__signature__ = inspect.signature(self.given or functools.partial(type(scheduler).step, scheduler))
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
-        self.names = [p.name for p in self.__signature__.parameters.values() if p.kind in named]
+        parameters = list(inspect.signature(type(scheduler).step).parameters.values())[1:]
+        self.names = [p.name for p in parameters if p.kind in named]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Step:
         made = Step.__new__(Step)

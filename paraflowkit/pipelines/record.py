@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from paraflowkit.pipelines.rows import Layout, Path, differing, is_container, leaves, rebuild, same_bits
+from paraflowkit.pipelines.state import hooks_of
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Entry:
         asked: inputs of the last march. changed: bool ``(P,)``, samples whose inputs differ from those of the output.
         distance: float64 ``(P,)``, largest mean squared change of an input, over its own mean square where above 1.
         settled: neither what was asked nor the output has changed since the run before.
-        node: its step. after: of the random generators after the call, where it drew something.
+        node: its step. after: of the random generators after the call, where it drew something. hooks: of the network
+            when it was asked.
     """
 
     callee: Callee
@@ -48,10 +50,13 @@ class Entry:
     settled: bool = False
     node: int = 0
     after: Any = None
+    hooks: tuple[Any, ...] = ()
 
     def ask(self, tree: Any) -> None:
         """Note what this run asks for; a tree that is the very one of the last run has been compared already."""
         self.settled = tree is self.asked
+        if self.changed.any() or not self.settled:
+            self.hooks = hooks_of(self.callee.module)
         if not self.settled:
             self.asked = tree
             compare(self)

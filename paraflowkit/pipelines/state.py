@@ -26,6 +26,17 @@ def hidden_state(modules: Mapping[str, Any]) -> str | None:
     return None
 
 
+def hooks_of(network: Any) -> tuple[Any, ...]:
+    """The hooks that are on a network's modules now: guiders put some on for single calls."""
+    found: list[Any] = []
+    for k, module in enumerate(network.modules()):
+        here = vars(module)
+        hooks = getattr(here.get("_diffusers_hook"), "hooks", None)
+        if hooks or here["_forward_hooks"] or here["_forward_pre_hooks"]:
+            found.append((k, *(hooks or ()), len(here["_forward_hooks"]), len(here["_forward_pre_hooks"])))
+    return tuple(found)
+
+
 class Fingerprint:
     """All that a network holds beside its weights: attributes, buffers, what its hooks and processors keep.
 
