@@ -37,13 +37,14 @@ class Buffers:
         self.z = torch.zeros_like(self.x[:, : width if problem.rule.stochastic else 0])
         self.drawn = [0] * count  # first step whose noise is not in z yet
         self.trajectory = x0[:, None].expand(count, problem.steps + 1, *shape).clone() if keep else None
+        self._span = torch.arange(self.x.shape[1], device=x0.device)
+        self._rows = torch.arange(count, device=x0.device)[:, None]
         self._fill_noise()
 
     def _place(self, windows: list[Window]) -> None:
         device = self.problem.x0.device
         self.windows = windows
-        self.lo = torch.tensor([w.lo for w in windows], device=device)
-        self.hi = torch.tensor([w.hi for w in windows], device=device)
+        self.lo, self.hi = torch.tensor([[w.lo for w in windows], [w.hi for w in windows]], device=device)
 
     @property
     def bytes(self) -> int:
@@ -71,8 +72,7 @@ class Buffers:
         """Move every buffer by its sample's stride, and guess the states that enter: see :meth:`guess`."""
         old = self.windows
         if any(strides):
-            span = torch.arange(self.x.shape[1], device=self.x.device)
-            rows = torch.arange(len(self.x), device=self.x.device)[:, None]
+            span, rows = self._span, self._rows
             stride = torch.tensor(strides, device=self.x.device)[:, None]
             last = (self.history + self.hi - self.lo)[:, None]  # position of x[hi], the last state worked on
             source = span + stride
@@ -82,7 +82,8 @@ class Buffers:
             outputs = outputs.clamp(max=self.m.shape[1] - 1)
             self.m = self.m[rows, outputs]
             self.known = self.known[rows, outputs] & inside
-            self.seen = self.seen[rows, outputs] & inside
+            if self.history:  # else nothing looks back, and nobody asks what was seen
+                self.seen = self.seen[rows, outputs] & inside
             if self.problem.rule.stochastic:
                 self.z = self.z[rows, (span[: self.width] + stride).clamp(max=self.width - 1)]
             self._place(windows)

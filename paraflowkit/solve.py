@@ -120,7 +120,7 @@ def solve(
         active[i] = False
 
     with torch.no_grad():
-        while bool(active.any()):
+        while None in results:
             h = run.history
             apart = stats.sweeps < settings.precondition  # steps are still taken one by one
             node = run.lo[:, None] + offsets
@@ -130,7 +130,7 @@ def solve(
             wanted[:, 0] = valid[:, 0]
             _evaluate(problem, run, node, wanted & ~run.known[:, h:], max_rows, stats)
             evaluated = valid & run.known[:, h:]
-            broken = (evaluated & ~run.m[:, h:].flatten(2).isfinite().all(2)).any(1)
+            broken = (evaluated & ~_largest(run.m[:, h:]).isfinite()).any(1)
             after = run.x[:, h + 1 :]
             phi = problem.rule.apply(n, run.x[:, :-1], run.m, run.noise)
             # What was not evaluated may hold anything; its old state keeps it from reaching a sum.
@@ -139,10 +139,11 @@ def solve(
             found, state = solver.sweep(state, sweep)
             update = checked(found, solver, after)
             new = torch.where(spread(valid, phi), update.states, after)
-            difference = (new - after).flatten(2)
-            residual = difference.double().square().mean(2) if update.residual is None else update.residual
+            difference = new - after
+            change = _largest(difference)
+            residual = difference.flatten(2).double().square().mean(2) if update.residual is None else update.residual
             residual = torch.where(valid, residual / scales[n], torch.nan)
-            broken = broken | (valid & ~difference.isfinite().all(2)).any(1)
+            broken = broken | (valid & ~change.isfinite()).any(1)
             leading = ((residual <= tolerance) & valid).long().cumprod(1).sum(1)
             made = evaluated.long().cumprod(1).sum(1)
             limit = made if update.limit is None else update.limit
@@ -161,8 +162,8 @@ def solve(
             data = run.estimates(evaluated) if opening == "clean_estimate" and warm is None else None
             run.x = torch.where(spread(keep, run.x), torch.cat([run.x[:, : h + 1], new], 1), run.x)
             # An output belongs to the state it was computed at: a state that moved must be evaluated again.
-            run.known[:, h + 1 :] &= ~((difference != 0).any(2)[:, :-1] & keep[:, None])
-            for i in broken.nonzero()[:, 0].tolist():
+            run.known[:, h + 1 :] &= ~((change != 0)[:, :-1] & keep[:, None])
+            for i in [i for i, fault in enumerate(broken.tolist()) if fault]:
                 if nonfinite == "sequential" and limits[i] > 1:
                     limits[i] = 1
                     run.x[i, h + 1 :] = run.x[i, h]
@@ -213,14 +214,14 @@ def _evaluate(problem: Problem, run: Buffers, node: Tensor, wanted: Tensor, max_
     stats.iterations += 1
     position = column + run.history
     x, nodes = run.x[sample, position], node[sample, column]
-    guided = problem.network_rows(sample) > len(sample)
-    chunk = len(sample) if max_rows is None else max(1, max_rows // (2 if guided else 1))
+    rows = problem.network_rows(sample)
+    stats.rows += rows
+    chunk = len(sample) if max_rows is None else max(1, max_rows // (2 if rows > len(sample) else 1))
     started = time.perf_counter()
     for at in range(0, len(sample), chunk):
         part = slice(at, at + chunk)
         out = problem.output(x[part], nodes[part], sample[part])
         stats.calls += 1
-        stats.rows += problem.network_rows(sample[part])
         run.m[sample[part], position[part]] = out.to(run.m.dtype)
     if x.device.type == "cuda":
         torch.cuda.synchronize(x.device)  # else the network's time would be booked on whoever waits for it
@@ -228,13 +229,18 @@ def _evaluate(problem: Problem, run: Buffers, node: Tensor, wanted: Tensor, max_
     run.known[sample, position] = run.seen[sample, position] = True
 
 
+def _largest(values: Tensor) -> Tensor:
+    """The largest absolute value of each state of ``(samples, width, *shape)``, NaN where it holds one."""
+    return values.flatten(2).abs().amax(2)
+
+
 def _estimator(problem: Problem, run: Buffers, usable: Tensor) -> Callable[[], Tensor]:
     """Computes, when it is called, the data prediction at each front of this sweep; the state itself where the output
     is not ``usable``. Costs nothing unless somebody looks."""
-    h = run.history
-    x, m, node = run.x[:, h], run.m[:, h], run.lo.clamp(max=problem.steps - 1)
+    h, buffers = run.history, (run.x, run.m, run.lo)
 
     def compute() -> Tensor:
+        x, m, node = buffers[0][:, h], buffers[1][:, h], buffers[2].clamp(max=problem.steps - 1)
         return torch.where(spread(usable, x), problem.clean(x, m, node), x)
 
     return compute

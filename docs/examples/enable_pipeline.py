@@ -1,7 +1,7 @@
 """One line on a pipeline of diffusers: the shipped digits, plainly and parallel in time.
 
-    python docs/examples/enable_pipeline.py
-    python docs/examples/enable_pipeline.py --model digits-vp --tolerance 0
+python docs/examples/enable_pipeline.py
+python docs/examples/enable_pipeline.py --model digits-vp --tolerance 0
 """
 
 from __future__ import annotations

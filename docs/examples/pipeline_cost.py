@@ -83,7 +83,10 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
             assert handle.stats is not None
             ours.append(handle.stats.rest_seconds / handle.stats.marched)
         found[name] = 1e3 * median(ours)
-        print(f"{name}: {found[name]:.2f} ms a marched step, {1e3 * median(theirs):.2f} ms a step of a plain call", flush=True)
+        print(
+            f"{name}: {found[name]:.2f} ms a marched step, {1e3 * median(theirs):.2f} ms a step of a plain call",
+            flush=True,
+        )
     return found
 
 

@@ -109,7 +109,7 @@ class Answers(ABC):
         lay = self.layout(callee, tree)
         none = torch.zeros(lay.units, dtype=torch.bool)
         far = none.double() + float("inf")
-        hooks = hooks_of(callee.module)
+        hooks = hooks_of(callee.parts)
         calls.append(Entry(callee, tree, lay, like.out, none, tree, ~none, far, node=self.n, hooks=hooks))
         return self._answer(calls[-1])
 

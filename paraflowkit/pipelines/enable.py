@@ -35,7 +35,7 @@ class Enabled:
 
     Attributes:
         pipe: the pipeline. solver, window: components. max_rows, pad, preview: as given to :func:`enable`.
-        stats: of the last call, also ``pipe.paraflow_stats``.
+        stats: of the last call, also ``pipe.paraflow_stats``. device: of the call that is running.
     """
 
     pipe: Any
@@ -48,6 +48,7 @@ class Enabled:
     preview: Callable[[Preview], None] | None = None
     stats: PipelineStats | None = None
     undo: Callable[[], None] | None = None
+    device: Any = None
     warned: bool = False
 
     def __enter__(self) -> Any:
@@ -192,9 +193,21 @@ def _install(handle: Enabled) -> Callable[[], None]:
             program = Classic(pipe, cls.__call__, args, kwargs, handle.preview)
         except TypeError:  # arguments that it does not take: its own error says so
             return cls.__call__(self, *args, **kwargs)
-        return handle.run(program, program.modules, program.has_callbacks)
+        handle.device = getattr(self, "_execution_device", None)
+        try:
+            return handle.run(program, program.modules, program.has_callbacks)
+        finally:
+            handle.device = None
 
-    pipe.__class__ = subclass(pipe, __call__=call, paraflow_stats=property(lambda self: handle.stats))
+    members: dict[str, Any] = {"__call__": call, "paraflow_stats": property(lambda self: handle.stats)}
+    slow = getattr(cls, "_execution_device", None)
+    if isinstance(slow, property):  # it looks at every module, in every run: within a call it stays the same
+
+        def device(self: Any) -> Any:
+            return slow.__get__(self) if handle.device is None or self is not pipe else handle.device
+
+        members["_execution_device"] = property(device)
+    pipe.__class__ = subclass(pipe, **members)
 
     def undo() -> None:
         pipe.__class__ = cls

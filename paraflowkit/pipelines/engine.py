@@ -308,9 +308,9 @@ class Engine(Answers):
         feeding = [w for w in wanted if str(w.entry.callee) in self.feeders]
         if not wanted:
             return False
-        now = {id(w.entry.callee.module): hooks_of(w.entry.callee.module) for w in wanted}
+        now = {w.entry.callee.component: hooks_of(w.entry.callee.parts) for w in wanted}
         for each in wanted:
-            if each.entry.hooks != now[id(each.entry.callee.module)]:
+            if each.entry.hooks != now[each.entry.callee.component]:
                 raise Unbatchable(f"{each.entry.callee} has other hooks in some of its calls, as guiders switch them")
         self.inside = True
         try:

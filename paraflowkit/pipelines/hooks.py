@@ -56,7 +56,10 @@ def networks(engine: Engine, modules: dict[str, torch.nn.Module]) -> Generator[N
     try:
         for name, module in {id(m): (n, m) for n, m in reversed(list(modules.items()))}.values():
             cls = type(module)
-            members = {m: _asked(engine, name, module, m, cls) for m in ("__call__", *METHODS) if hasattr(cls, m)}
+            parts = tuple(module.modules())
+            members = {
+                m: _asked(engine, name, module, m, cls, parts) for m in ("__call__", *METHODS) if hasattr(cls, m)
+            }
             originals.append((module, cls))
             module.__class__ = subclass(module, **members)
         yield
@@ -65,7 +68,9 @@ def networks(engine: Engine, modules: dict[str, torch.nn.Module]) -> Generator[N
             module.__class__ = cls
 
 
-def _asked(engine: Engine, name: str, module: torch.nn.Module, method: str, cls: type) -> Callable[..., Any]:
+def _asked(
+    engine: Engine, name: str, module: torch.nn.Module, method: str, cls: type, parts: tuple[Any, ...]
+) -> Callable[..., Any]:
     def real(*args: Any, **kwargs: Any) -> Any:
         hooked = module.__class__
         module.__class__ = cls
@@ -74,7 +79,7 @@ def _asked(engine: Engine, name: str, module: torch.nn.Module, method: str, cls:
         finally:
             module.__class__ = hooked
 
-    callee = Callee(name, method, real, module)
+    callee = Callee(name, method, real, module, parts)
 
     @functools.wraps(getattr(cls, method))
     def asked(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -21,6 +21,7 @@ class Callee:
     method: str
     real: Callable[..., Any] = field(compare=False, repr=False)  # runs it as it is
     module: Any = field(compare=False, repr=False)
+    parts: tuple[Any, ...] = field(compare=False, repr=False)  # its modules
 
     def __str__(self) -> str:
         return self.component if self.method == "__call__" else f"{self.component}.{self.method}"
@@ -55,9 +56,8 @@ class Entry:
     def ask(self, tree: Any) -> None:
         """Note what this run asks for; a tree that is the very one of the last run has been compared already."""
         self.settled = tree is self.asked
-        if self.changed.any() or not self.settled:
-            self.hooks = hooks_of(self.callee.module)
         if not self.settled:
+            self.hooks = hooks_of(self.callee.parts)
             self.asked = tree
             compare(self)
 

@@ -34,7 +34,10 @@ class Randomness:
         now = self.state()
         if not all(torch.equal(a, b) for a, b in zip(before[0], now[0], strict=False)):
             return True
-        return str(before[1]) != str(now[1])
+        (python, (kind, keys, *rest), arrays), (python_, (kind_, keys_, *rest_), arrays_) = before[1], now[1]
+        if (python, kind, rest) != (python_, kind_, rest_) or not np.array_equal(keys, keys_):
+            return True
+        return str(arrays) != str(arrays_)
 
     def restore(self, state: tuple[list[torch.Tensor], list[Any]] | None = None) -> None:
         """Put all back to a state, by default that of the start."""

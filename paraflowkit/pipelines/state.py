@@ -26,10 +26,10 @@ def hidden_state(modules: Mapping[str, Any]) -> str | None:
     return None
 
 
-def hooks_of(network: Any) -> tuple[Any, ...]:
-    """The hooks that are on a network's modules now: guiders put some on for single calls."""
+def hooks_of(modules: Iterable[nn.Module]) -> tuple[Any, ...]:
+    """The hooks that are on modules now: guiders put some on for single calls."""
     found: list[Any] = []
-    for k, module in enumerate(network.modules()):
+    for k, module in enumerate(modules):
         here = vars(module)
         hooks = getattr(here.get("_diffusers_hook"), "hooks", None)
         if hooks or here["_forward_hooks"] or here["_forward_pre_hooks"]:
