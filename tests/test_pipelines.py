@@ -504,3 +504,117 @@ def test_picard_and_held_outputs_agree_where_a_step_adds_to_its_state() -> None:
         return move.x + 0.1 * move.output + (0 if move.shift is None else move.shift)
 
     torch.testing.assert_close(step(Picard().move(view)), step(Surrogate().move(view)))
+
+
+def test_a_network_that_looks_at_its_first_row_is_run_plainly() -> None:
+    pipe = digits()
+    forward = pipe.unet.forward
+
+    def first_time(sample: torch.Tensor, timestep: torch.Tensor, **kwargs: Any) -> Any:
+        return forward(sample, timestep[:1].expand(len(sample)), **kwargs)
+
+    pipe.unet.forward = first_time
+    plain = draw(pipe)
+    enable(pipe, window=4, tolerance=0.0)
+    with pytest.warns(UserWarning, match="differ from those of single calls"):
+        assert torch.equal(draw(pipe), plain)
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionPAGImg2ImgPipeline", "StableDiffusionPAGInpaintPipeline"])
+def test_loops_shorter_than_the_schedule(name: str) -> None:
+    """Everything is evaluated while the pipeline runs: it has its own processors on then, and no gradients."""
+    each = entry(name, "controls")
+    pipe = each.build()
+    plain = made(pipe, each, output_type="latent")
+    modes: set[bool] = set()
+    forward = pipe.unet.forward
+    pipe.unet.forward = lambda *a, **k: (modes.add(torch.is_grad_enabled()), forward(*a, **k))[1]
+    with enable(pipe, window=8, tolerance=0.0):
+        parallel = made(pipe, each, output_type="latent")
+        assert pipe.paraflow_stats.refused is None
+    torch.testing.assert_close(parallel, plain, atol=1e-4, rtol=1e-4)
+    assert modes == {False}
+
+
+def test_several_loops_in_one_call() -> None:
+    each = entry("HeliosPipeline", "worlds")
+    pipe = each.build()
+    plain = made(pipe, each)
+    with enable(pipe, window=4, tolerance=0.0):
+        parallel = made(pipe, each)
+        assert pipe.paraflow_stats.refused is None
+        assert pipe.paraflow_stats.steps == 12
+    torch.testing.assert_close(parallel, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_guiders_that_switch_hooks_are_run_plainly() -> None:
+    each = entry("StableDiffusion3ModularPipeline skipped layers", "modular")
+    pipe = each.build()
+    plain = made(pipe, each)
+    enable(pipe, window=4, tolerance=0.0)
+    with pytest.warns(UserWarning, match="has other hooks in some of its calls"):
+        assert torch.equal(made(pipe, each), plain)
+
+
+def test_old_callbacks_are_called_once_a_step() -> None:
+    each = entry("StableDiffusionPipeline", "stable_diffusion")
+    pipe = each.build()
+    seen: list[int] = []
+    with enable(pipe, window=3, tolerance=0.0):
+        made(pipe, each, callback=lambda step, t, latents: seen.append(step), callback_steps=1)
+    assert seen == sorted(set(seen))
+
+
+def test_a_callback_that_changes_the_weights_is_honoured() -> None:
+    def edit(p: Any, step: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if step == 4:
+            with torch.no_grad():
+                p.unet.conv_out.weight.mul_(1.5)
+        return {}
+
+    plain = draw(digits(), callback_on_step_end=edit)
+    pipe = digits()
+    with enable(pipe, window=4, tolerance=0.0):
+        torch.testing.assert_close(draw(pipe, callback_on_step_end=edit), plain, atol=1e-5, rtol=0)
+
+
+def test_copies_and_pickles_are_plain() -> None:
+    import pickle
+
+    pipe = digits()
+    kind = type(pipe)
+    enable(pipe, window=4, tolerance=0.0)
+    other = copy.deepcopy(pipe)
+    assert type(other) is kind
+    assert not paraflowkit.enabled(other)
+    assert type(pickle.loads(pickle.dumps(pipe.scheduler))) is type(pipe.scheduler)
+    paraflowkit.disable(other)
+    assert paraflowkit.enabled(pipe)
+
+
+def test_a_preview_may_use_the_pipelines_networks_and_stop_it() -> None:
+    each = entry("StableDiffusion3Pipeline", "stable_diffusion_3")
+    pipe = each.build()
+    shapes: list[tuple[int, ...]] = []
+
+    def show(preview: Preview) -> None:
+        shapes.append(tuple(pipe.vae.decode(preview.latents).sample.shape))
+        pipe._interrupt = len(shapes) == 2
+
+    with enable(pipe, window=3, tolerance=0.0, preview=show):
+        made(pipe, each)
+    assert len(shapes) == 2
+
+
+def test_a_schedulers_own_step_is_used() -> None:
+    pipe = digits()
+    step = pipe.scheduler.step
+
+    def doubled(output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return step(output * 1.1, *args, **kwargs)
+
+    pipe.scheduler.step = doubled
+    plain = draw(pipe)
+    with enable(pipe, window=4, tolerance=0.0):
+        torch.testing.assert_close(draw(pipe), plain, atol=1e-5, rtol=0)
+    assert pipe.scheduler.step is doubled

@@ -23,9 +23,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
-import zoo  # noqa: E402
+import zoo
 
-from paraflowkit.pipelines import disable, enable  # noqa: E402
+from paraflowkit.pipelines import disable, enable
 
 PIPELINES = {"StableDiffusion3Pipeline": "stable_diffusion_3", "FluxPipeline": "flux"}
 

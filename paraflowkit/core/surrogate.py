@@ -14,7 +14,7 @@ class View:
 
     Attributes:
         node: index of the step. x: the marched state. at: x°, at which the network was evaluated; x itself in rows
-            whose state was never evaluated. output: what the sampler makes of the network's outputs at x°, after guidance.
+            whose state was never evaluated. output: what the sampler makes of the outputs at x°, after guidance.
         before_at, before_output: those of the evaluation before the last one, or None.
     """
 

@@ -118,7 +118,9 @@ class Step:
             return original(*args, **kwargs)
 
         def take(output: torch.Tensor, x: torch.Tensor) -> Any:
-            return original(**(given | {"model_output": output, "sample": x}))
+            new: dict[str, Any] = {"model_output": output, "sample": x}
+            values = [new.get(name, value) for name, value in zip(self.names, args, strict=False)]
+            return original(*values, **{name: new.get(name, value) for name, value in kwargs.items()})
 
         return self.engine.step(self.scheduler, take, given["model_output"], given["sample"], given.get("timestep"))
 
