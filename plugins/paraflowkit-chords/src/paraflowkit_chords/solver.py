@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from paraflowkit.core.coarse import Past, corrected, jump, step
+from paraflowkit.core.coarse import Past, columns, corrected, jump, stack, step, unstack
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.solver import ParallelSolver, Sweep, Update
 from paraflowkit.norms import tolerance_scales
@@ -28,6 +28,16 @@ class Core:
     begin: int
     born: Past
     output: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Jump:
+    """A coarse jump over ``length`` steps, from a past at ``node`` and the output there."""
+
+    past: Past
+    output: Tensor
+    node: int
+    length: int
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ class Chords(ParallelSolver[ChordsConfig, ChordsState]):
 
     def select(self, state: ChordsState, n: Tensor, valid: Tensor) -> Tensor:
         front = _front(n, valid)
-        nodes = [] if front is None else [node for _, node in _positions(state, front)]
+        nodes = [] if front is None else _nodes(state, front)
         return valid & torch.isin(n, torch.tensor(nodes, dtype=n.dtype, device=n.device))
 
     def sweep(self, state: ChordsState, sweep: Sweep) -> tuple[Update, ChordsState]:
@@ -109,40 +119,38 @@ class Chords(ParallelSolver[ChordsConfig, ChordsState]):
         update = Update(new, limit=torch.ones(len(new), dtype=torch.int64, device=new.device))
         if front is None:
             return self._first_counts(update, sweep), state
-        problem, steps, history = sweep.problem, sweep.problem.steps, sweep.history
+        nodes = _nodes(state, front)
+        newest = len(nodes) - 1
+        outputs = [sweep.m[:, node - front] for node in nodes]
+        pasts = [Past(sweep.states[:, : sweep.history + 1], sweep.outputs[:, : sweep.history])]
+        pasts += [core.past for core in state.cores[:newest]]
         cores = list(state.cores)
-
-        def noise(node: int, length: int) -> Tensor | None:
-            return None if sweep.z is None else sweep.z[:, node - front : node - front + length]
-
-        behind = -1, Past(sweep.states, sweep.outputs), sweep.m[:, 0]  # of the core before: node, past, output
-        for index, node in _positions(state, front):
-            output = sweep.m[:, node - front]
-            if index == 0:
-                past = Past(sweep.states[:, : history + 1], sweep.outputs[:, :history])
-            else:
-                core = cores[index - 1]
-                past = core.past
-                first = output if core.output is None else core.output
-                fine = step(problem, past, output, noise(node, 1), node)
-                core = replace(core, past=fine, output=first)
-                if behind[0] == core.begin:
-                    length = node + 1 - core.begin
-                    over = noise(core.begin, length)
-                    right, _ = jump(problem, behind[1], behind[2], over, core.begin, length)
-                    wrong, _ = jump(problem, core.born, first, over, core.begin, length)
-                    fine = corrected(fine, right, wrong)
-                    core = Core(fine, node + 1, fine)
-                cores[index - 1] = core
-                new[:, node - front] = fine.x[:, -1]
-                if node + 1 == steps:
-                    update = self._finish(state, sweep, update, index)
-            if front - state.starts[0] == index and index + 1 < len(state.starts):
-                length = state.starts[index + 1] - node
-                ahead, path = jump(problem, past, output, noise(node, length), node, length)
-                new[:, node - front + 1 : node - front + length] = path[:, 1:]
-                cores.append(Core(ahead, node + length, ahead))
-            behind = node, past, output
+        jumps: list[Jump] = []
+        passed: list[int] = []  # cores that are where the next one began
+        for k, past in enumerate(_steps(sweep, front, pasts, outputs, nodes)):
+            core, output = cores[k], cores[k].output
+            output = outputs[k + 1] if output is None else output
+            cores[k] = replace(core, past=past, output=output)
+            if nodes[k] == core.begin:
+                length = nodes[k + 1] + 1 - core.begin
+                jumps.append(Jump(pasts[k], outputs[k], core.begin, length))
+                jumps.append(Jump(core.born, output, core.begin, length))
+                passed.append(k)
+        birth = newest == front - state.starts[0] and newest + 1 < len(state.starts)
+        if birth:
+            jumps.append(Jump(pasts[-1], outputs[-1], nodes[-1], state.starts[newest + 1] - nodes[-1]))
+        jumped = _jumps(sweep, front, jumps)
+        for i, k in enumerate(passed):
+            past = corrected(cores[k].past, jumped[2 * i][0], jumped[2 * i + 1][0])
+            cores[k] = Core(past, nodes[k + 1] + 1, past)
+        for k, node in enumerate(nodes[1:]):
+            new[:, node - front] = cores[k].past.x[:, -1]
+        if birth:
+            past, path = jumped[-1]
+            new[:, nodes[-1] - front + 1 : state.starts[newest + 1] - front] = path[:, 1:]
+            cores.append(Core(past, state.starts[newest + 1], past))
+        if newest and nodes[-1] + 1 == sweep.problem.steps:
+            update = self._finish(state, sweep, update, newest)
         return self._first_counts(update, sweep), replace(state, cores=tuple(cores))
 
     def _finish(self, state: ChordsState, sweep: Sweep, update: Update, index: int) -> Update:
@@ -179,8 +187,39 @@ def _front(n: Tensor, valid: Tensor) -> int | None:
     return int(n[opened, 0].max()) if bool(opened.any()) else None
 
 
-def _positions(state: ChordsState, front: int) -> list[tuple[int, int]]:
-    """Index and node of every core that is born and has not finished, the exact one first."""
+def _nodes(state: ChordsState, front: int) -> list[int]:
+    """Where every core stands that is born and has not finished, the exact one first."""
     clock, steps = front - state.starts[0], len(state.scales)
-    nodes = [(k, start + clock - k) for k, start in enumerate(state.starts) if k <= clock]
-    return [(k, node) for k, node in nodes if node < steps]
+    nodes = [start + clock - k for k, start in enumerate(state.starts[: clock + 1])]
+    return [node for node in nodes if node < steps]  # the first ones: nodes grow from core to core
+
+
+def _steps(sweep: Sweep, front: int, pasts: list[Past], outputs: list[Tensor], nodes: list[int]) -> list[Past]:
+    """One step of every core but the exact one."""
+    if len(nodes) == 1:
+        return []
+    if not sweep.history:  # the driver has made the very same steps
+        return [Past(sweep.phi[:, node - front, None], pasts[0].m) for node in nodes[1:]]
+    count, node = len(sweep.n), torch.tensor(nodes[1:], device=sweep.n.device)
+    z = None if sweep.z is None else columns(sweep.z, (node - front)[:, None, None])
+    moved = step(sweep.problem, stack(pasts[1:]), torch.cat(outputs[1:]), z, node.repeat_interleave(count))
+    return unstack(moved, len(node))
+
+
+def _jumps(sweep: Sweep, front: int, jumps: list[Jump]) -> list[tuple[Past, Tensor]]:
+    """Where each coarse jump leads and the states that it passes; those of one length are made together."""
+    found: dict[int, tuple[Past, Tensor]] = {}
+    for length in {one.length for one in jumps}:
+        which = [i for i, one in enumerate(jumps) if one.length == length]
+        node = torch.tensor([jumps[i].node for i in which], device=sweep.n.device)
+        over = (node - front)[:, None, None] + torch.arange(length, device=node.device)
+        ends, states = jump(
+            sweep.problem,
+            stack([jumps[i].past for i in which]),
+            torch.cat([jumps[i].output for i in which]),
+            None if sweep.z is None else columns(sweep.z, over),
+            node.repeat_interleave(len(sweep.n)),
+            length,
+        )
+        found |= zip(which, zip(unstack(ends, len(which)), states.chunk(len(which)), strict=True), strict=True)
+    return [found[i] for i in range(len(jumps))]

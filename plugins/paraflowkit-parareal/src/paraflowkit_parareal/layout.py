@@ -54,6 +54,6 @@ class Layout:
         return self.edges[iteration] - self.edges[0] + block - iteration
 
     def made_by(self, sweep: int) -> list[tuple[int, int]]:
-        """Iteration and index of each block start, or of the last node, that is made at the end of a sweep."""
-        pairs = [(k, i) for i in range(1, self.blocks + 1) for k in range(i + 1)]
-        return [(k, i) for k, i in pairs if self.arrival(k, i) == sweep + 1]
+        """Iteration and index of each block start, and then of the last node, that is made at the end of a sweep."""
+        pairs = [(k, sweep + 1 - self.arrival(k, 0)) for k in range(self.blocks, -1, -1)]  # one a sweep of each
+        return [(k, i) for k, i in pairs if max(k, 1) <= i <= self.blocks]

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from paraflowkit.core.coarse import Past, corrected, jump, step, where
+from paraflowkit.core.coarse import Past, columns, corrected, jump, stack, step, unstack, where
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.solver import ParallelSolver, Sweep, Update
 from torch import Tensor
 
 from paraflowkit_parareal.config import PararealConfig
 from paraflowkit_parareal.layout import Layout
+
+#: A truth value for every block start, the last node included, of each sample.
+Marks = tuple[tuple[bool, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -34,21 +37,26 @@ class PararealState:
     """Where a solve stands.
 
     Attributes:
-        layout: of the blocks. clock: sweeps since the window opened.
-        chains: in flight. done: by block, the last chain that reached its end. latest: by block, the coarse jump from
-            its present start.
+        layout: of the blocks. block: int64 ``(N,)``, the block, or the last node's place after them,
+            in which each step ends.
+        clock: sweeps since the window opened.
+        chains: in flight. nodes: int64, where each stands.
+        done: by block, the last chain that reached its end.
+        latest: by block, the coarse jump from its present start.
         change: float64 ``(samples, blocks + 1)``, mean squared change of each block's start, the last node's included,
             when it was last made; of no meaning until ``current``.
-        current: bool ``(samples, blocks + 1)``, made by a fine chain and from the present start of the block before.
+        current: by sample and block start, whether it was made by a fine chain and from the present start before it.
     """
 
     layout: Layout
+    block: Tensor
     clock: int
     chains: tuple[Chain, ...]
+    nodes: Tensor
     done: tuple[Chain | None, ...]
     latest: tuple[Past | None, ...]
     change: Tensor
-    current: Tensor
+    current: Marks
 
 
 class Parareal(ParallelSolver[PararealConfig, PararealState]):
@@ -107,127 +115,144 @@ class Parareal(ParallelSolver[PararealConfig, PararealState]):
         opens = min(self.config.precondition, problem.steps - 1)
         layout = Layout.cut(opens, problem.steps, self.config.blocks)
         change = problem.x0.new_zeros(len(problem.x0), layout.blocks + 1, dtype=torch.float64)
+        current = ((False,) * change.shape[1],) * len(change)
+        edges = torch.tensor(layout.edges, device=change.device)
+        after = torch.arange(1, problem.steps + 1, device=change.device)
+        block = (torch.searchsorted(edges, after, right=True) - 1).clamp(min=0)
         none = (None,) * layout.blocks
-        return PararealState(layout, 0, (), none, none, change, torch.zeros_like(change, dtype=torch.bool))
+        return PararealState(layout, block, 0, (), edges[:1], none, none, change, current)
 
     def select(self, state: PararealState, n: Tensor, valid: Tensor) -> Tensor:
-        nodes = torch.tensor([chain.node for chain in state.chains], dtype=n.dtype, device=n.device)
-        return valid & torch.isin(n, nodes)
+        return valid & torch.isin(n, state.nodes)
 
     def sweep(self, state: PararealState, sweep: Sweep) -> tuple[Update, PararealState]:
-        if not bool((sweep.valid.sum(1) > 1).any()):  # steps are taken one by one before the window opens
+        if not bool(sweep.valid[:, 1:].any()):  # steps are taken one by one before the window opens
             return self._accept(state, sweep, sweep.phi), state
         state, new = self._march(state, sweep)
-        return self._accept(state, sweep, new), replace(state, clock=state.clock + 1)
+        return self._accept(state, sweep, new), state
 
     def _march(self, state: PararealState, sweep: Sweep) -> tuple[PararealState, Tensor]:
         """One step of every chain, and the block starts that are due."""
-        layout, lo = state.layout, sweep.n[:, 0]
-        problem, history = sweep.problem, sweep.history
-        new = sweep.after.clone()
-        front = Past(sweep.states[:, : history + 1], sweep.outputs[:, :history])
-        chains = state.chains
-        if state.clock == 0:
-            chains = (Chain(0, layout.edges[0], front),)
+        layout, lo, problem = state.layout, sweep.n[:, 0], sweep.problem
         done, latest = list(state.done), list(state.latest)
+        front = Past(sweep.states[:, : sweep.history + 1], sweep.outputs[:, : sweep.history])
+        chains = (Chain(0, layout.edges[0], front),) if state.clock == 0 else state.chains
+        column = (state.nodes[:, None] - lo)[:, :, None]
+        outputs = columns(sweep.m, column)[:, 0]
+        each = outputs.chunk(len(chains))
+        # A jump's past, the output there and the column of its node in the window of each sample.
+        begun = {
+            chain.block: (chain.past, each[i], column[i, :, 0]) for i, chain in enumerate(chains) if not chain.jumped
+        }
+        # A front may be ahead of all iterations.
+        fronts = {n for n, open_ in zip(lo.tolist(), sweep.valid[:, 0].tolist(), strict=True) if open_}
+        passed = [i for i in range(1, layout.blocks) if layout.edges[i] in fronts and i not in begun]
+        jumped = _jumps(sweep, layout, begun | {i: (front, sweep.m[:, 0], torch.zeros_like(lo)) for i in passed})
+        for block, own in jumped.items():
+            before, start = latest[block], layout.edges[block]
+            if before is not None and block in begun and max(fronts) > start:
+                own = where(lo > start, before, own)  # a front that has gone past this start made the better jump
+            elif before is not None and block not in begun:
+                own = where((lo == start) & sweep.valid[:, 0], own, before)
+            latest[block] = own
+        if sweep.history:
+            stacked, rows = stack([chain.past for chain in chains]), state.nodes.repeat_interleave(len(lo))
+            noise = None if sweep.z is None else columns(sweep.z, column)
+            moved = unstack(step(problem, stacked, outputs, noise, rows), len(chains))
+        else:  # the driver has made the very same steps
+            each = columns(sweep.phi, column).chunk(len(chains))
+            moved = [Past(x, chain.past.m) for x, chain in zip(each, chains, strict=True)]
         going: list[Chain] = []
-        for chain in chains:
-            output = _at(sweep.m, chain.node - lo)
-            noise = _over(sweep.z, chain.node - lo, layout.length(chain.block))
-            jumped = chain.jumped
-            if jumped is None:
-                jumped, _ = jump(problem, chain.past, output, noise, chain.node, layout.length(chain.block))
-                before = latest[chain.block]
-                # A sample whose front has gone past this start keeps the jump that the front made.
-                latest[chain.block] = jumped if before is None else where(lo > chain.node, before, jumped)
-            past = step(problem, chain.past, output, None if noise is None else noise[:, :1], chain.node)
-            moved = Chain(chain.block, chain.node + 1, past, jumped)
-            if moved.node == layout.edges[chain.block + 1]:
-                done[chain.block] = moved
+        for chain, past in zip(chains, moved, strict=True):
+            one = Chain(chain.block, chain.node + 1, past, chain.jumped or jumped[chain.block])
+            if one.node == layout.edges[chain.block + 1]:
+                done[chain.block] = one
             else:
-                new = _write(new, past.x[:, -1], chain.node - lo)
-                going.append(moved)
-        starting = {chain.node for chain in chains if chain.jumped is None}
-        for block in range(1, layout.blocks):
-            arrived = (lo == layout.edges[block]) & sweep.valid[:, 0]
-            if layout.edges[block] not in starting and bool(arrived.any()):  # a front ahead of all iterations
-                noise = _over(sweep.z, torch.zeros_like(lo), layout.length(block))
-                own, _ = jump(problem, front, sweep.m[:, 0], noise, layout.edges[block], layout.length(block))
-                before = latest[block]
-                latest[block] = own if before is None else where(arrived, own, before)
+                going.append(one)
         made: list[tuple[int, int]] = layout.made_by(state.clock)
         for iteration, index in made:
-            ahead, chain = latest[index - 1], done[index - 1]
-            assert ahead is not None  # the start of the block before was evaluated by now
+            past, chain = latest[index - 1], done[index - 1]
+            assert past is not None  # the start of the block before was evaluated by now
             if iteration:
                 assert chain is not None  # and its chain has come through
                 assert chain.jumped is not None
-                ahead = corrected(chain.past, ahead, chain.jumped)
-            new = _write(new, ahead.x[:, -1], layout.edges[index] - 1 - lo)
-            if index < layout.blocks:
-                going.append(Chain(index, layout.edges[index], ahead))
+                past = corrected(chain.past, past, chain.jumped)
+            going.append(Chain(index, layout.edges[index], past))
+        nodes = torch.tensor([chain.node for chain in going], dtype=torch.int64, device=lo.device)
+        new = _write(sweep.after, going, nodes - 1 - lo[:, None])
         new[:, 0] = sweep.phi[:, 0]
         change, current = self._measure(state, sweep, new, made)
+        unfinished = sum(chain.node < problem.steps for chain in going)  # all but perhaps the last
         return replace(
-            state, chains=tuple(going), done=tuple(done), latest=tuple(latest), change=change, current=current
+            state,
+            clock=state.clock + 1,
+            chains=tuple(going[:unfinished]),
+            nodes=nodes[:unfinished],
+            done=tuple(done),
+            latest=tuple(latest),
+            change=change,
+            current=current,
         ), new
 
     def _measure(
         self, state: PararealState, sweep: Sweep, new: Tensor, made: list[tuple[int, int]]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Marks]:
         """The new ``change`` and ``current``, after a sweep that made these block starts."""
-        edges = torch.tensor(state.layout.edges, device=new.device)
-        column = edges - 1 - sweep.n[:, :1]
-        inside = (column >= 0) & (column < new.shape[1])
-        rows = torch.arange(len(new), device=new.device)[:, None]
-        at = column.clamp(0, new.shape[1] - 1)
-        difference = (new[rows, at] - sweep.after[rows, at]).flatten(2).double().square().mean(2)
-        fresh = torch.zeros_like(inside)
-        for _, index in made:
-            fresh[:, index] = True
-        refined = torch.zeros_like(inside)
-        for iteration, index in made:
-            refined[:, index] |= iteration > 0
-        rewritten = inside & (fresh | (column == 0))
-        change = torch.where(rewritten, difference, state.change)
-        current = torch.where(rewritten, refined | (column == 0), state.current)
-        stale = torch.cat([torch.zeros_like(rewritten[:, :1]), rewritten[:, :-1]], 1)
-        return change, current & ~stale
+        edges, iterations = state.layout.edges, {index: iteration for iteration, index in made}
+        current = [list(marks) for marks in state.current]
+        rewritten: list[tuple[int, int, int]] = []  # sample, block start and its column among the new states
+        for sample, lo in enumerate(sweep.n[:, 0].tolist()):
+            for index, edge in enumerate(edges):
+                exact = edge == lo + 1
+                if exact or (edge > lo and index in iterations):
+                    rewritten.append((sample, index, edge - 1 - lo))
+                    current[sample][index] = exact or iterations[index] > 0
+        for sample, index, _ in rewritten:
+            if index < state.layout.blocks:
+                current[sample][index + 1] = False  # it followed from what was here before
+        if not rewritten:
+            return state.change, state.current
+        samples, starts, column = torch.tensor(rewritten, device=new.device).unbind(1)
+        difference = (new[samples, column] - sweep.after[samples, column]).flatten(1).double().square().mean(1)
+        return state.change.index_put((samples, starts), difference), tuple(tuple(marks) for marks in current)
 
     def _accept(self, state: PararealState, sweep: Sweep, new: Tensor) -> Update:
         """The update: as many blocks as follow from starts that have settled."""
-        one = torch.ones(len(new), dtype=torch.int64, device=new.device)
-        edges = torch.tensor(state.layout.edges, device=new.device)
-        after = sweep.n + 1
-        block = torch.searchsorted(edges, after.contiguous(), right=True) - 1
-        residual = state.change.gather(1, block.clamp(min=0))
+        residual = state.change.gather(1, state.block[sweep.n])
         if self.config.stride == "printed":  # nothing is accepted but what has converged, and the front always has
             residual[:, 0] = 0
-        if self.config.tolerance == 0 or not state.chains:
-            return Update(new, residual, one)
-        ahead = edges > sweep.n[:, :1]
-        reached = (state.current | ~ahead).long().cumprod(1).bool()
-        last = torch.where(reached & ahead, edges, sweep.n[:, :1]).amax(1)
-        return Update(new, residual, (last - sweep.n[:, 0]).clamp(min=1))
+        limit = [1] * len(new)
+        if self.config.tolerance > 0 and state.chains:
+            for sample, lo in enumerate(sweep.n[:, 0].tolist()):
+                for edge, current in zip(state.layout.edges, state.current[sample], strict=True):
+                    if edge > lo and not current:
+                        break
+                    limit[sample] = max(limit[sample], edge - lo)
+        return Update(new, residual, torch.tensor(limit, device=new.device))
 
 
-def _at(buffer: Tensor, column: Tensor) -> Tensor:
-    """One column of each sample; a sample for which it lies outside gets some other, which nothing of it depends on."""
-    rows = torch.arange(len(buffer), device=buffer.device)
-    return buffer[rows, column.clamp(0, buffer.shape[1] - 1)]
+def _jumps(sweep: Sweep, layout: Layout, starts: dict[int, tuple[Past, Tensor, Tensor]]) -> dict[int, Past]:
+    """Where the coarse jumps over these blocks lead; those of one length are made together."""
+    found: dict[int, Past] = {}
+    for length in {layout.length(block) for block in starts}:
+        blocks = [block for block in starts if layout.length(block) == length]
+        pasts, outputs, column = zip(*(starts[block] for block in blocks), strict=True)
+        noise = None
+        if sweep.z is not None:
+            noise = columns(sweep.z, torch.stack(column)[:, :, None] + torch.arange(length, device=sweep.n.device))
+        nodes = torch.tensor(
+            [layout.edges[block] for block in blocks for _ in range(len(sweep.n))], device=sweep.n.device
+        )
+        made, _ = jump(sweep.problem, stack(pasts), torch.cat(outputs), noise, nodes, length)
+        found |= zip(blocks, unstack(made, len(blocks)), strict=True)
+    return found
 
 
-def _over(buffer: Tensor | None, column: Tensor, length: int) -> Tensor | None:
-    """Columns ``column`` … ``column + length - 1`` of each sample, with the same proviso."""
-    if buffer is None:
-        return None
-    rows = torch.arange(len(buffer), device=buffer.device)[:, None]
-    columns = column[:, None] + torch.arange(length, device=buffer.device)
-    return buffer[rows, columns.clamp(0, buffer.shape[1] - 1)]
-
-
-def _write(states: Tensor, value: Tensor, column: Tensor) -> Tensor:
-    """The states with one column of each sample replaced where it lies inside."""
-    inside = (column >= 0) & (column < states.shape[1])
-    rows = inside.nonzero()[:, 0]
-    return states.index_put((rows, column[rows]), value[rows])
+def _write(states: Tensor, chains: list[Chain], column: Tensor) -> Tensor:
+    """The states with those of the chains in their columns, ``(samples, chains)``, where these are not negative."""
+    if not chains:
+        return states.clone()
+    new = torch.cat([states, states[:, -1:]], 1)  # the column at the end takes what lies behind a front
+    samples = torch.arange(len(states), device=states.device)[:, None]
+    new[samples, column.clamp(min=-1)] = torch.stack([chain.past.x[:, -1] for chain in chains], 1)
+    return new[:, :-1]
