@@ -86,7 +86,7 @@ def page(rows: list[Row]) -> str:
     exact = [r for r in done if r["tolerance"] == 0 and not good(r)]
     loose = sorted({(r["entry"], r["error"]) for r in done if r["tolerance"] and not good(r)})
     lines = [
-        f"{len(entries)} configurations of {len(classes)} pipeline classes, of which {len(parallel)} ran parallel in time.",
+        f"{len(entries)} configurations of {len(classes)} pipeline classes; {len(parallel)} of them ran in parallel.",
         f"At tolerance 0, {len(exact)} outputs differ from the plain ones by more than rounding ({ROUNDING:g}). At "
         f"tolerance 1e-3, {len(loose)} differ by more than 1e-3"
         + (": " + ", ".join(f"{name} ({error:.1e})" for name, error in loose) if loose else "")

@@ -62,10 +62,12 @@ class DigitsPipeline(DiffusionPipeline):
         if guided:
             labels = torch.cat([torch.full_like(labels, CLASSES), labels])
         self.scheduler.set_timesteps(num_inference_steps, device=device)
-        scale = getattr(self.scheduler, "scale_model_input", lambda sample, t: sample)
-        for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+        scale: Any = getattr(self.scheduler, "scale_model_input", None)  # flow-matching schedulers have none
+        bar: Any = self.progress_bar
+        for i, t in enumerate(bar(self.scheduler.timesteps)):
             rows = torch.cat([x, x]) if guided else x
-            output = self.unet(scale(rows, t), t.expand(len(rows)), class_labels=labels).sample
+            scaled = rows if scale is None else scale(rows, t)
+            output = self.unet(scaled, t.expand(len(rows)), class_labels=labels).sample
             if guided:
                 free, pure = output.chunk(2)
                 output = free + guidance_scale * (pure - free)
