@@ -207,9 +207,11 @@ def pipelines(
                 f"No tested pipeline's name holds {name!r}. Others may work too: paraflowkit.check(pipe, …) tells."
             )
         )
-    table = Table("pipeline", "family", "configurations", "parallel")
+    table = Table()
+    for title in ("pipeline", "family", "configurations", "parallel"):
+        table.add_column(title, overflow="fold")
     for each in found:
-        refused = "; ".join(each["refused"])
+        refused = "; ".join(reason.removeprefix(each["class"]).lstrip(": ") for reason in each["refused"])
         state = ("yes" if not refused else f"but for {refused}") if each["parallel"] else f"no: {refused}"
         table.add_row(each["class"], each["family"], str(each["configurations"]), state)
     console = Console()

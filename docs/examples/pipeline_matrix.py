@@ -77,6 +77,11 @@ def good(row: Row) -> bool:
     return row["error"] <= max(ROUNDING, row["tolerance"])
 
 
+def short(reason: str) -> str:
+    """A reason without what a library said and how far outputs were off."""
+    return reason.split(" (")[0].split(", ")[0]
+
+
 def page(rows: list[Row]) -> str:
     """The tables, by family."""
     done = [r for r in rows if r["refused"] is None]
@@ -107,7 +112,7 @@ def page(rows: list[Row]) -> str:
                 if len(pair) < len(TOLERANCES):
                     continue
                 if pair[0]["refused"] is not None:
-                    lines.append(f"| {name} | {prompts} | plain: {pair[0]['refused']} | | | |")
+                    lines.append(f"| {name} | {prompts} | plain: {short(pair[0]['refused'])} | | | |")
                     continue
                 cells = [f"{r['error']:.1e} | {r['rounds']} / {r['calls']}" for r in pair]
                 lines.append(f"| {name} | {prompts} | {' | '.join(cells)} |")
@@ -119,7 +124,7 @@ def tested(rows: list[Row]) -> list[Row]:
     found: list[Row] = []
     for name in sorted({r["class"] for r in rows}):
         mine = [r for r in rows if r["class"] == name]
-        refused = sorted({f"{r['entry']}: {r['refused']}" for r in mine if r["refused"] is not None})
+        refused = sorted({f"{r['entry']}: {short(r['refused'])}" for r in mine if r["refused"] is not None})
         found.append(
             {
                 "class": name,
