@@ -618,3 +618,22 @@ def test_a_schedulers_own_step_is_used() -> None:
     with enable(pipe, window=4, tolerance=0.0):
         torch.testing.assert_close(draw(pipe), plain, atol=1e-5, rtol=0)
     assert pipe.scheduler.step is doubled
+
+
+@pytest.mark.parametrize("kind", ["accelerate", "group offloading", "layerwise casting"])
+def test_offloaded_networks(kind: str) -> None:
+    """Hooks that move or cast weights around each call; the devices are all the CPU here."""
+    from accelerate import cpu_offload_with_hook
+    from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
+
+    pipe, here = digits(), torch.device("cpu")
+    if kind == "accelerate":
+        cpu_offload_with_hook(pipe.unet, here)
+    elif kind == "group offloading":
+        apply_group_offloading(pipe.unet, onload_device=here, offload_device=here, offload_type="leaf_level")
+    else:
+        apply_layerwise_casting(pipe.unet, storage_dtype=torch.float16, compute_dtype=torch.float32)
+    plain = draw(pipe, 6)
+    with enable(pipe, window=3, tolerance=0.0):
+        torch.testing.assert_close(draw(pipe, 6), plain, atol=1e-5, rtol=0)
+        assert pipe.paraflow_stats.refused is None

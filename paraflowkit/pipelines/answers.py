@@ -32,6 +32,7 @@ class Answers(ABC):
         denoisers: networks that are called at more than one step. made: outputs of the real calls of this step.
         proven: networks and how often they were asked before in the step, of which a call was really made.
         real_calls: networks that were called as the pipeline asked. end: steps, once a run has come to its end.
+        interrupt: steps that were accepted when the caller stopped the call, or None.
         real: a callback has changed the networks: whatever they are asked from then on is a real call.
         samples: rows of the sampler's state, 0 before its first step. scale: of the squared tolerance, by step.
         n, j: step and call of the run now. roles: calls so far of each network at this step.
@@ -53,6 +54,7 @@ class Answers(ABC):
     real_calls: list[str] = field(default_factory=list[str])
     end: int | None = None
     real: bool = False
+    interrupt: int | None = None
     samples: int = 0
     scale: Tensor | None = None
     n: int = 0
@@ -130,7 +132,8 @@ class Answers(ABC):
         name = str(callee)
         role = (name, self.roles.get(name, 0))
         self.roles[name] = role[1] + 1
-        if self.real or self.memory.keep(role, (args, kwargs), entry.asked) is not entry.asked:
+        early = self.interrupt is not None and self.n >= self.interrupt  # what follows was never finished
+        if self.real or early or self.memory.keep(role, (args, kwargs), entry.asked) is not entry.asked:
             return self._through(callee, args, kwargs)
         return self._answer(entry)
 

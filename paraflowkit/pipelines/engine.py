@@ -74,7 +74,7 @@ class Engine(Answers):
             longer. lo: int64 ``(samples,)``, steps accepted of each sample.
         windows: of each sample. levels: of noise, where the scheduler is known.
         open: bool ``(samples,)``, samples all of whose steps were accepted so far in this run.
-        last: state and output of the last step. interrupt: steps to take where the caller stopped it, or None.
+        last: state and output of the last step.
         closed: the call is over.
     """
 
@@ -91,7 +91,6 @@ class Engine(Answers):
     levels: Levels | None = None
     open: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     last: tuple[Tensor, Tensor] | None = None
-    interrupt: int | None = None
     closed: bool = False
 
     def close(self) -> None:
