@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from paraflowkit.pipelines.engine import Engine
 from paraflowkit.pipelines.hooks import instead, networks, steps
-from paraflowkit.pipelines.preview import Preview
-from paraflowkit.pipelines.rewind import Attributes, Processors, Randomness
+from paraflowkit.pipelines.rerun import Rerun, quiet
 from paraflowkit.pipelines.rows import clone
 from paraflowkit.pipelines.state import token
 
@@ -26,32 +21,7 @@ OFFLOAD = ("_all_hooks", "_offload_gpu_id", "_offload_device")
 PREPARE = ("encode_prompt", "encode_image")
 
 
-class Bar:
-    """The pipeline's own progress bar, drawn once over all its runs."""
-
-    def __init__(self, owner: Any) -> None:
-        self.owner, self.make = owner, owner.progress_bar
-        self.total, self.bar, self.plain = 0, None, False
-
-    def __call__(self, iterable: Any = None, total: int | None = None, **kwargs: Any) -> Any:
-        from tqdm.auto import tqdm
-
-        if self.bar is None and (total is not None or hasattr(iterable, "__len__")):
-            self.total = total if total is not None else len(iterable)
-            self.bar = self.make(total=self.total, **kwargs)
-        return tqdm(iterable, total=total, disable=True)
-
-    def show(self, share: float) -> None:
-        if self.bar is not None:
-            self.bar.update(int(share * self.total) - self.bar.n)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
-
-
-class Classic:
+class Classic(Rerun):
     """One call of a pipeline.
 
     Args:
@@ -62,17 +32,11 @@ class Classic:
     def __init__(
         self, pipe: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], watch: Any = None
     ) -> None:
-        self.pipe, self.call, self.watch = pipe, call, watch
+        self.pipe, self.call = pipe, call
         self.bound = inspect.signature(call).bind(pipe, *args, **kwargs)
-        parts: dict[str, Any] = dict(pipe.components)
-        parts.update({k: v for k, v in vars(pipe).items() if not k.startswith("_")})  # optional ones are no components
-        self.modules = {k: v for k, v in parts.items() if isinstance(v, torch.nn.Module)}
-        self.schedulers = _unique(v for v in parts.values() if hasattr(v, "step") and hasattr(v, "set_timesteps"))
-        guiders = [v for v in parts.values() if hasattr(v, "prepare_inputs") and hasattr(v, "__dict__")]
-        self.randomness = Randomness((args, kwargs), self.schedulers)
-        self.attributes = Attributes([pipe, *self.schedulers, *guiders], ("step", "progress_bar", *PREPARE, *OFFLOAD))
-        self.processors = Processors(self.modules.values())
-        self.bar = Bar(pipe)
+        own = {k: v for k, v in vars(pipe).items() if not k.startswith("_")}  # optional ones are no components
+        hooks = ("step", "progress_bar", *PREPARE, *OFFLOAD)
+        super().__init__({**pipe.components, **own}, (args, kwargs), pipe, pipe, [pipe], hooks, watch)
         self.prepared: dict[str, list[Any]] = {}
         self.counts: dict[str, int] = {}
         kinds = self.bound.signature.parameters.values()
@@ -99,25 +63,8 @@ class Classic:
                 self.bar.close()
                 engine.close()
 
-    def rewind(self) -> None:
-        self.attributes.restore()
-        self.processors.restore()
-        self.randomness.restore()
-
-    def progress(self, share: float) -> None:
-        self.bar.show(share)
-
-    def sweep_done(self, engine: Engine, x: Tensor | None, output: Tensor | None) -> None:
-        if self.watch is not None and x is not None and output is not None:
-            self.watch(preview_of(engine, x, output))
-
-    def plain(self) -> Any:
-        """The call as it is, after a refusal."""
-        try:
-            return self.call(*self.bound.args, **self.bound.kwargs)
-        except BaseException:
-            self.rewind()
-            raise
+    def call_plainly(self) -> Any:
+        return self.call(*self.bound.args, **self.bound.kwargs)
 
     def _silent(self) -> inspect.BoundArguments:
         """The arguments, copied, without callbacks."""
@@ -154,12 +101,6 @@ class Classic:
                 made[name] = change(name, value)
         return inspect.BoundArguments(self.bound.signature, made)
 
-    def interrupted(self) -> bool:
-        return bool(vars(self.pipe).get("_interrupt", False))
-
-    def stop_early(self) -> None:
-        self.pipe._interrupt = True
-
     @contextmanager
     def _members(self, engine: Engine) -> Generator[None]:
         """A silent progress bar, and prompts that are encoded once."""
@@ -192,28 +133,3 @@ class Classic:
             return clone(found)
 
         return functools.wraps(original)(remembered)  # pipelines look at its parameters
-
-
-def preview_of(engine: Engine, x: Tensor, output: Tensor) -> Preview:
-    """What the caller may look at after a sweep."""
-    clean = engine.levels.clean(engine.n - 1, x, output) if engine.levels is not None else None
-    accepted = tuple(int(lo) for lo in engine.lo)
-    return Preview(engine.stats.sweeps, accepted, engine.steps, (x if clean is None else clean).clone())
-
-
-@contextmanager
-def quiet() -> Generator[None]:
-    """What the first run has told is not told again by the next."""
-    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _unique(things: Any) -> list[Any]:
-    return list({id(t): t for t in things}.values())

@@ -7,14 +7,10 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from paraflowkit.errors import ParaflowkitError
-from paraflowkit.pipelines.classic import Bar, preview_of, quiet
 from paraflowkit.pipelines.engine import Engine
 from paraflowkit.pipelines.hooks import instead, networks, steps, subclass
-from paraflowkit.pipelines.rewind import Attributes, Processors, Randomness
+from paraflowkit.pipelines.rerun import Rerun, quiet
 from paraflowkit.pipelines.rows import clone
 
 
@@ -63,21 +59,12 @@ def install(handle: Any) -> Callable[[], None]:
     return undo
 
 
-class Loop:
+class Loop(Rerun):
     """One run of a loop block. The last run is on the caller's own state."""
 
     def __init__(self, block: Any, call: Callable[..., Any], components: Any, state: Any, watch: Any) -> None:
-        self.block, self.call, self.components, self.state, self.watch = block, call, components, state, watch
-        parts = dict(components.components)
-        self.modules = {k: v for k, v in parts.items() if isinstance(v, torch.nn.Module)}
-        self.schedulers = list(
-            {id(v): v for v in parts.values() if hasattr(v, "step") and hasattr(v, "set_timesteps")}.values()
-        )
-        guiders = [v for v in parts.values() if hasattr(v, "prepare_inputs")]
-        self.randomness = Randomness(dict(state.values), self.schedulers)
-        self.attributes = Attributes([*self.schedulers, *guiders], ("step",))
-        self.processors = Processors(self.modules.values())
-        self.bar = Bar(block)
+        self.block, self.call, self.components, self.state = block, call, components, state
+        super().__init__(dict(components.components), dict(state.values), components, block, [], ("step",), watch)
 
     def run(self, engine: Engine, live: bool) -> Any:
         return self.call(self.block, self.components, self.state if live else self._copy())
@@ -99,28 +86,5 @@ class Loop:
         mapping = {k: list(v) for k, v in self.state.kwargs_mapping.items()}
         return type(self.state)(values=clone(dict(self.state.values)), kwargs_mapping=mapping)
 
-    def rewind(self) -> None:
-        self.attributes.restore()
-        self.processors.restore()
-        self.randomness.restore()
-
-    def progress(self, share: float) -> None:
-        self.bar.show(share)
-
-    def sweep_done(self, engine: Engine, x: Tensor | None, output: Tensor | None) -> None:
-        if self.watch is not None and x is not None and output is not None:
-            self.watch(preview_of(engine, x, output))
-
-    def interrupted(self) -> bool:
-        return bool(vars(self.components).get("_interrupt", False))
-
-    def stop_early(self) -> None:
-        self.components._interrupt = True
-
-    def plain(self) -> Any:
-        """The block as it is, after a refusal."""
-        try:
-            return self.call(self.block, self.components, self.state)
-        except BaseException:
-            self.rewind()
-            raise
+    def call_plainly(self) -> Any:
+        return self.call(self.block, self.components, self.state)
