@@ -209,7 +209,7 @@ def pipelines(
         )
     table = Table()
     for title in ("pipeline", "family", "configurations", "parallel"):
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", no_wrap=title == "pipeline")
     for each in found:
         refused = "; ".join(reason.removeprefix(each["class"]).lstrip(": ") for reason in each["refused"])
         state = ("yes" if not refused else f"but for {refused}") if each["parallel"] else f"no: {refused}"

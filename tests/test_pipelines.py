@@ -6,6 +6,7 @@ import copy
 import importlib
 import logging
 import random
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -637,3 +638,64 @@ def test_offloaded_networks(kind: str) -> None:
     with enable(pipe, window=3, tolerance=0.0):
         torch.testing.assert_close(draw(pipe, 6), plain, atol=1e-5, rtol=0)
         assert pipe.paraflow_stats.refused is None
+
+
+def test_a_second_thread_gets_a_sentence() -> None:
+    pipe = digits()
+    plain = draw(pipe)
+    told: list[str] = []
+
+    def intrude(_: Preview) -> None:
+        def other() -> None:
+            try:
+                draw(pipe)
+            except ParaflowkitError as error:
+                told.append(str(error))
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+
+    with enable(pipe, window=4, tolerance=0.0, preview=intrude):
+        torch.testing.assert_close(draw(pipe), plain, atol=1e-5, rtol=0)
+    assert "is running in another thread" in told[0]
+    assert torch.equal(draw(pipe), plain)
+
+
+def test_a_call_within_a_call_is_plain() -> None:
+    pipe = digits()
+    plain = draw(pipe)
+    inner: list[torch.Tensor] = []
+    with enable(pipe, window=4, tolerance=0.0, preview=lambda _: inner.append(draw(pipe))):
+        torch.testing.assert_close(draw(pipe), plain, atol=1e-5, rtol=0)
+        assert pipe.paraflow_stats.refused is None
+    assert all(torch.equal(each, plain) for each in inner)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tolerance": 1e-3}, "go into settings={'tolerance': …}"),
+        ({"settings": "tolerance"}, "settings: expects a dict"),
+        ({"settings": {"window": 8}}, "window is an argument of check itself"),
+        ({"settings": {"tolerence": 1}}, "Did you mean 'tolerance'"),
+        ({"settings": {"tolerance": True}}, "tolerance: expects a number"),
+    ],
+)
+def test_wrong_settings_of_check_are_told(arguments: dict[str, Any], message: str) -> None:
+    pipe = digits()
+    with pytest.raises(ParaflowkitError) as caught:
+        paraflowkit.check(pipe, [3], num_inference_steps=4, **arguments)
+    assert message in str(caught.value)
+
+
+def test_check_leaves_an_enabled_pipeline_enabled(capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = digits()
+    handle = enable(pipe, window=3, tolerance=1e-2)
+    paraflowkit.check(pipe, [3], num_inference_steps=6, settings={"tolerance": 0.0})
+    assert paraflowkit.enabled(pipe)
+    draw(pipe, 6)
+    assert handle.stats is not None
+    assert handle.stats.tolerance == 1e-2
+    assert "DigitsPipeline with paraflow, window 3" in repr(handle)
+    paraflowkit.disable(pipe)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from paraflowkit.pipelines.enable import disable, enable
+from paraflowkit.errors import ParaflowkitError
+from paraflowkit.pipelines.enable import Enabled, disable, enable, enabled, install
+from paraflowkit.pipelines.hooks import HANDLE
 from paraflowkit.pipelines.rewind import Randomness
 from paraflowkit.pipelines.rows import clone, leaves
 from paraflowkit.pipelines.stats import PipelineStats
@@ -55,28 +59,57 @@ def check(
     Both start from the same random state; a ``generator`` that is given ends in the state of one call.
 
     Args:
-        pipe: it is left as it was, and not enabled. args, call: of the pipeline. solver, window: as for :func:`enable`.
+        pipe: it is left as it was, enabled or not. args, call: of the pipeline. solver, window: as for :func:`enable`.
         settings: further arguments of :func:`enable`, such as ``{"tolerance": 1e-3}``.
 
     Raises:
         ParaflowkitError: settings that are wrong. Exception: what the pipeline itself raises for this call.
     """
+    more = _settings(pipe, settings, call)
+    before = vars(pipe)[HANDLE] if enabled(pipe) else None
     disable(pipe)
     start = Randomness((args, call))
-    handle = enable(pipe, solver, window=window, **(settings or {}))
-    disable(pipe)  # only the settings were to be checked, before anything long
+    disable(enable(pipe, solver, window=window, **more).pipe)  # wrong settings are told before anything long
+    try:
+        return _compare(pipe, args, call, start, lambda: enable(pipe, solver, window=window, **more))
+    finally:
+        disable(pipe)
+        if before is not None:
+            install(before)
+
+
+def _settings(pipe: Any, settings: Any, call: dict[str, Any]) -> dict[str, Any]:
+    """Further arguments of enable. Raises ParaflowkitError for what is no such thing, or in the wrong place."""
+    if settings is not None and not isinstance(settings, dict):
+        raise ParaflowkitError(f"check: settings: expects a dict such as {{'tolerance': 1e-3}}, got {settings!r}.")
+    more: dict[Any, Any] = dict(settings or {})
+    for name in more:
+        if name in ("solver", "window"):
+            raise ParaflowkitError(f"check: settings: {name} is an argument of check itself: check(pipe, {name}=…).")
+        if not isinstance(name, str):
+            raise ParaflowkitError(f"check: settings: names are text, got {name!r}.")
+    if not hasattr(pipe, "_blocks"):
+        parameters = inspect.signature(type(pipe).__call__).parameters
+        open_ = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+        for name in call:
+            if name not in parameters and not open_:
+                raise ParaflowkitError(
+                    f"check: {name}: {type(pipe).__name__} takes no such argument; further settings of enable go into "
+                    f"settings={{{name!r}: …}}."
+                )
+    return more
+
+
+def _compare(pipe: Any, args: Any, call: dict[str, Any], start: Randomness, on: Callable[[], Enabled]) -> Check:
     began = time.perf_counter()
     plain = pipe(*clone(args), **clone(call))
     middle = time.perf_counter()
     start.restore()
-    handle = enable(pipe, solver, window=window, **(settings or {}))
+    handle = on()
     handle.warned = True  # the report says it
-    try:
-        between = time.perf_counter()
-        parallel = pipe(*args, **call)
-        end = time.perf_counter()
-    finally:
-        disable(pipe)
+    between = time.perf_counter()
+    parallel = pipe(*args, **call)
+    end = time.perf_counter()
     assert handle.stats is not None
     difference, rmse = _differences(parallel, plain)
     found = Check(difference, rmse, copy.copy(handle.stats), middle - began, end - between)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from paraflowkit import registry
 from paraflowkit.core.solver import ParallelSolver
 from paraflowkit.core.surrogate import Surrogate
 from paraflowkit.core.window import WindowPolicy
-from paraflowkit.errors import ParaflowkitError, did_you_mean, explain
+from paraflowkit.errors import ParaflowkitError, PluginError, did_you_mean, explain
 from paraflowkit.pipelines import modular
 from paraflowkit.pipelines.answers import Refuse
 from paraflowkit.pipelines.classic import Classic
@@ -29,13 +30,14 @@ from paraflowkit.pipelines.stats import PipelineStats
 PipeT = TypeVar("PipeT")
 
 
-@dataclass
+@dataclass(repr=False)
 class Enabled:
     """What :func:`enable` returns: a context manager that disables at its end.
 
     Attributes:
-        pipe: the pipeline. solver, window: components. max_rows, pad, preview: as given to :func:`enable`.
-        stats: of the last call, also ``pipe.paraflow_stats``. device: of the call that is running.
+        pipe: the pipeline. solver, surrogate, window: components. names: of solver and window, to be shown.
+        max_rows, pad, preview: as given to :func:`enable`. stats: of the last call, also ``pipe.paraflow_stats``.
+        undo: takes the hooks off. device, thread: of the call that is running. warned: a refusal was told.
     """
 
     pipe: Any
@@ -50,6 +52,24 @@ class Enabled:
     undo: Callable[[], None] | None = None
     device: Any = None
     warned: bool = False
+    thread: int | None = None
+
+    def __repr__(self) -> str:
+        tolerance = self.solver.config.tolerance
+        return f"<{type(self.pipe).__name__} with {self.names[0]}, {self.names[1]}, tolerance {tolerance:g}>"
+
+    def busy(self) -> bool:
+        """Whether a call is running, of which this one is a part: it is then made plainly.
+
+        Raises:
+            ParaflowkitError: it is running in another thread.
+        """
+        if self.thread is not None and self.thread != threading.get_ident():
+            raise ParaflowkitError(
+                f"{type(self.pipe).__name__} is running in another thread: give each thread a pipeline of its own "
+                "(from_pipe shares the weights), or let one wait for the other."
+            )
+        return self.thread is not None
 
     def __enter__(self) -> Any:
         return self.pipe
@@ -78,7 +98,7 @@ class Enabled:
     def run(self, program: Any, modules: Mapping[str, Any], live_needed: bool) -> Any:
         """One call, parallel, or plainly where that is refused."""
         engine = self.engine(program, live_needed)
-        self.stats = engine.stats
+        self.stats, self.thread = engine.stats, threading.get_ident()
         began = time.perf_counter()
         try:
             reason = hidden_state(modules)
@@ -100,6 +120,8 @@ class Enabled:
             result = program.plain()
             engine.stats.seconds = time.perf_counter() - began
             return result
+        finally:
+            self.thread = None
 
     def _warn(self, why: str) -> None:
         if not self.warned:
@@ -142,7 +164,7 @@ def enable(
         ParaflowkitError: settings that are wrong, or a solver that cannot march through a pipeline's loop.
     """
     if isinstance(pipe, type) or not callable(pipe) or not hasattr(pipe, "components"):
-        got = getattr(pipe, "__name__", type(pipe).__name__)
+        got = f"the class {pipe.__name__}" if isinstance(pipe, type) else type(pipe).__name__
         raise ParaflowkitError(
             f"enable takes a pipeline of diffusers, got {got}: load one with DiffusionPipeline.from_pretrained."
         )
@@ -159,10 +181,17 @@ def enable(
             f"enable: solver {name!r} cannot march through a pipeline's own loop: use paraflow, paradigms, parasolver "
             "or parasolver-turbo, or the model diffusers-pipeline, whose samplers are ours."
         )
+    if not isinstance(pad, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ParaflowkitError(f"enable: pad must be True or False, got {pad!r}.")
     disable(pipe)
     handle = Enabled(pipe, made, surrogate, policy, (name, policy_name), max_rows, pad, preview)
-    handle.undo = modular.install(handle) if modular.is_modular(pipe) else _install(handle)
-    vars(pipe)[HANDLE] = handle
+    return install(handle)
+
+
+def install(handle: Enabled) -> Enabled:
+    """Put a handle's hooks on its pipeline, which has none."""
+    handle.undo = modular.install(handle) if modular.is_modular(handle.pipe) else _install(handle)
+    vars(handle.pipe)[HANDLE] = handle
     return handle
 
 
@@ -187,7 +216,7 @@ def _install(handle: Enabled) -> Callable[[], None]:
 
     @functools.wraps(cls.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self is not pipe:
+        if self is not pipe or handle.busy():
             return cls.__call__(self, *args, **kwargs)
         try:
             program = Classic(pipe, cls.__call__, args, kwargs, handle.preview)
@@ -225,9 +254,15 @@ def _solver(solver: str | ParallelSolver[Any, Any], settings: dict[str, Any]) ->
         return solver
     if not isinstance(solver, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ParaflowkitError(f"enable: solver: expects the name of a solver, or one, got {solver!r}.")
-    config = registry.config_class("solver", solver)
     try:
-        return registry.get("solver", solver)(config.model_validate(settings))
+        config, cls = registry.config_class("solver", solver), registry.get("solver", solver)
+    except PluginError as error:
+        raise ParaflowkitError(f"enable: solver: {error}") from None
+    for key, value in settings.items():
+        if isinstance(value, bool) and key in config.model_fields and config.model_fields[key].annotation is not bool:
+            raise ParaflowkitError(f"enable: {key}: expects a number or a word, got {value}.")
+    try:
+        return cls(config.model_validate(settings))
     except ValidationError as error:
         raise ParaflowkitError("\n".join(_explained(e, list(config.model_fields)) for e in error.errors())) from None
 
@@ -265,6 +300,8 @@ def _window(window: int | str | WindowPolicy[Any]) -> tuple[WindowPolicy[Any], s
     name, size = ("sliding", {"size": window}) if isinstance(window, int) else (window, {})
     try:
         config = registry.config_class("window", name).model_validate(size)
+    except PluginError as error:
+        raise ParaflowkitError(f"enable: window: {error}") from None
     except ValidationError as error:
         raise ParaflowkitError(f"enable: window: {explain(error.errors()[0])}") from None  # pyright: ignore[reportArgumentType]
     return _fixed_size(registry.get("window", name)(config)), f"window {window}"

@@ -170,6 +170,7 @@ class Engine(Answers):
         s.plain_calls = sum(str(c.callee) in self.denoisers for seg in self.segments for c in seg.calls)
         s.network_calls, s.rows = e.calls, e.rows
         s.singles = sum(name in self.denoisers for name in self.real_calls)
+        s.batches = e.calls - len(self.real_calls)
         s.seconds, s.network_seconds = seconds, e.seconds
 
     def step(

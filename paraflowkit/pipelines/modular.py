@@ -43,7 +43,7 @@ def install(handle: Any) -> Callable[[], None]:
 
         @functools.wraps(kind.__call__)
         def call(self: Any, components: Any, state: Any, kind: Any = kind, block: Any = block) -> Any:
-            if self is not block:
+            if self is not block or handle.busy():
                 return kind.__call__(self, components, state)
             program = Loop(block, kind.__call__, components, state, handle.preview)
             return handle.run(program, program.modules, True)

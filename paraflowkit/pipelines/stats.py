@@ -14,6 +14,7 @@ class PipelineStats:
         refused: why the call was run plainly, or None.
         rounds: batched evaluations, one after the other. singles: calls of the denoisers that were made as the pipeline
             asked, before them. sequential: both together, which takes the place of ``plain_calls``.
+        batches: calls of the denoisers in all rounds, more than these where ``max_rows`` or their kinds cut them.
         plain_calls: calls of the denoisers that the plain pipeline makes. network_calls: calls really made, of all
             networks, encoders and decoders included. rows: rows of the batched ones.
         sweeps: runs of the pipeline's own code. marched: steps of the scheduler in all of them.
@@ -30,6 +31,7 @@ class PipelineStats:
     steps: int = 0
     rounds: int = 0
     singles: int = 0
+    batches: int = 0
     plain_calls: int = 0
     network_calls: int = 0
     rows: int = 0
@@ -54,8 +56,9 @@ class PipelineStats:
         if self.refused is not None:
             return f"run plainly: {self.refused}"
         traded = "exact" if not self.tolerance else f"largest accepted change {self.largest_change:.2g}"
+        cut = f" of {self.batches + self.singles} calls" if self.batches > self.rounds else ""
         return (
-            f"{self.solver}, {self.window}, tolerance {self.tolerance:g}: {self.sequential} sequential rounds for "
+            f"{self.solver}, {self.window}, tolerance {self.tolerance:g}: {self.sequential} sequential rounds{cut} for "
             f"{self.plain_calls} network calls in {self.steps} steps; {traded}; {self.seconds:.2f} s, "
             f"{self.rest_seconds:.2f} s of them outside the networks"
         )
