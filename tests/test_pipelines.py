@@ -97,7 +97,12 @@ def test_the_zoo_at_tolerance_zero() -> None:
         gap = float((parallel - plain).abs().max() / plain.abs().max().clamp_min(1e-9))
         assert gap <= 1e-4, f"{name}: {gap}"
     assert len(seen) > 30
-    assert len(refused) <= 3, refused
+    assert set(refused) <= {
+        "TextToVideoZeroPipeline",
+        "CosmosTextToWorldPipeline",
+        "HiDreamImagePipeline",
+        "GlmImagePipeline",
+    }
 
 
 @pytest.mark.parametrize("solver", ["paraflow", "paradigms", "parasolver", "parasolver-turbo"])

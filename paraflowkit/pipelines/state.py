@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 #: Of torch and diffusers themselves: where parameters and configurations live, looked at elsewhere or constant.
 _SKIPPED = {"_parameters", "_modules", "_buffers", "_internal_dict", "config", "_non_persistent_buffers_set"}
+_SKIPPED |= {"_compile_kwargs", "_compiled_call_impl", "dynamo_ctx"}  # what was compiled so far
 _DEPTH = 4
 _LONGEST = 64
 
