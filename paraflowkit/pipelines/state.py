@@ -9,9 +9,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-#: Of torch and diffusers themselves: where parameters and configurations live, looked at elsewhere or constant.
-_SKIPPED = {"_parameters", "_modules", "_buffers", "_internal_dict", "config", "_non_persistent_buffers_set"}
-_SKIPPED |= {"_compile_kwargs", "_compiled_call_impl", "dynamo_ctx"}  # what was compiled so far
+#: Of torch and diffusers themselves: parameters and configurations, and what was compiled so far.
+_SKIPPED = {
+    "_parameters",
+    "_modules",
+    "_buffers",
+    "_internal_dict",
+    "config",
+    "_non_persistent_buffers_set",
+    "_compile_kwargs",
+    "_compiled_call_impl",
+    "dynamo_ctx",
+}
 _DEPTH = 4
 _LONGEST = 64
 
