@@ -79,6 +79,9 @@ class DiffusersPipelineConfig(HubConfig):
     negative_prompt: str | None = Field(
         default=None, description="Of guided samples without one of their own; the pipeline's default by default."
     )
+    max_sequence_length: int | None = Field(
+        default=None, ge=1, description="Tokens of a prompt for a T5 encoder; the pipeline's default by default."
+    )
 
 
 class EDMNetConfig(NetworkConfig):

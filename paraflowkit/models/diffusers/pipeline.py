@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,10 @@ class DiffusersPipeline(DiffusersModel):
         )
         if config.negative_prompt is not None and self.family.wants != "prompts":
             raise ParaflowkitError(f"model.negative_prompt: {config.folder} understands no prompts: leave it out.")
+        if config.max_sequence_length is not None and "max_sequence_length" not in _takes(pipe):
+            raise ParaflowkitError(f"model.max_sequence_length: a {self.kind} takes none: leave it out.")
         self.pipe = pipe
+        self.max_sequence_length = config.max_sequence_length
         parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
         self.parts = nn.ModuleDict({name: part for name, part in parts.items() if part is not network})
         self.eval().requires_grad_(False)
@@ -72,7 +76,7 @@ class DiffusersPipeline(DiffusersModel):
 
     def encode(self, wish: Wish) -> Encoded:
         """By the pipeline's own ``encode_prompt``, with the defaults of its call; a negative prompt as one."""
-        takes = inspect.signature(self.pipe.encode_prompt).parameters
+        takes = _takes(self.pipe)
         usual = inspect.signature(self.pipe.__call__).parameters
         device = next(self.network.parameters()).device
         # Further prompts, for further encoders, are by default the first one again.
@@ -81,6 +85,8 @@ class DiffusersPipeline(DiffusersModel):
         for name in ("max_sequence_length", "clean_caption", "num_images_per_prompt"):
             if name in takes and name in usual:
                 given[name] = usual[name].default
+        if self.max_sequence_length is not None:
+            given["max_sequence_length"] = self.max_sequence_length
         apart = "negative_prompt" in takes
         if wish.negative and apart:
             given["prompt"] = ""
@@ -135,6 +141,11 @@ class DiffusersPipeline(DiffusersModel):
                     image = torch.full_like(image, -1.0)  # black, as the pipeline returns it
             images.append(image)
         return torch.cat(images).to(x.dtype)
+
+
+def _takes(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """Parameters of the pipeline's ``encode_prompt``; none where there is no such thing."""
+    return inspect.signature(pipe.encode_prompt).parameters if hasattr(pipe, "encode_prompt") else {}
 
 
 def _scheduler(pipe: Any) -> dict[str, Any]:

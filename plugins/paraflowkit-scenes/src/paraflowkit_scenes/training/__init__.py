@@ -1,0 +1,1 @@
+"""Training of everything that this package ships; needs nothing at run time."""
