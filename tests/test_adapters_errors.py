@@ -159,6 +159,7 @@ def test_without_transformers(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("sd3", {"width": 64}, "makes images of up to 64 pixels"),
         ("dit", {"height": 32}, "makes images of 16 × 16 only: leave out height and width"),
         ("dit", {"negative_prompt": "bad"}, "model.negative_prompt"),
+        ("sd", {"max_sequence_length": 8}, "model.max_sequence_length: a StableDiffusionPipeline takes none"),
         ("pixart", {"height": 15}, "model.height: 15 is no multiple of 4"),
     ],
 )

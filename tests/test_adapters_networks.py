@@ -126,6 +126,16 @@ def test_networks_with_encoded_prompts(root: Path, tmp_path: Path, name: str, ki
         network.negative_condition(torch.tensor([0]), ["night"])
 
 
+def test_the_length_of_prompts_for_t5(root: Path) -> None:
+    """Its tokens follow those of CLIP: more of them make a longer condition."""
+    wish = Wish("a cat")
+    lengths = [
+        load(root, "sd3", max_sequence_length=n).encode(wish)["encoder_hidden_states"].shape[0] for n in (5, 9, None)
+    ]
+    assert lengths[1] - lengths[0] == 4
+    assert lengths[2] - lengths[0] == 251  # the default of the pipeline's call is 256
+
+
 def test_files_of_encoded_prompts(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
     load(root, "sd").save_prompts(path, ["a cat"])

@@ -113,11 +113,12 @@ class Detector(nn.Module):
         (Path(folder) / "training.json").write_text(json.dumps(notes or {}, indent=2) + "\n")
 
     @torch.no_grad()
-    def see(self, images: Tensor, threshold: float = 0.5, rows: int = 64) -> list[Seen]:
+    def see(self, images: Tensor, threshold: float = 0.25, rows: int = 64) -> list[Seen]:
         """Find the things in images (n, 3, 64, 64) in −1 … 1.
 
         Args:
-            threshold: the score from which on something counts as there. rows: images a call.
+            threshold: the score from which on something counts as there. A middle on the corner of four cells is
+                shared by them, a quarter each. rows: images a call.
 
         Raises:
             ValueError: the images have another shape.

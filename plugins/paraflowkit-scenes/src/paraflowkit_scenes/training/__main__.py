@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -17,7 +18,7 @@ import torch
 
 from paraflowkit_scenes.training import clip, detector, flow, vae
 from paraflowkit_scenes.training.assemble import assemble
-from paraflowkit_scenes.training.loop import Settings, Stopped
+from paraflowkit_scenes.training.loop import Settings, Stopped, seconds_of
 
 STAGES: dict[str, Settings] = {
     "vae": vae.SETTINGS,
@@ -40,6 +41,13 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
+def machine(fabric: Any) -> str:
+    """What the training ran on, for the model card."""
+    if fabric.device.type == "cuda":
+        return f"{fabric.world_size} x {torch.cuda.get_device_name(fabric.device)}"
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
 def main(given: list[str] | None = None) -> int:
     """Train; returns 0 when everything asked for is finished, 3 when the time was up first."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -58,11 +66,10 @@ def main(given: list[str] | None = None) -> int:
         if (done / "training.json").exists():
             fabric.print(f"{name}: finished already, in {done}")
             return
-        began = time.monotonic()
-        options = {"log": lambda line: fabric.print(f"{name}: {line}", flush=True), "stop_after": until - began}
+        left = until - time.monotonic()
+        options = {"log": lambda line: fabric.print(f"{name}: {line}", flush=True), "stop_after": left}
         made = train(fabric, folder=args.out / name, settings=settings, **options)
-        seconds = round(time.monotonic() - began)
-        notes = {**asdict(settings), "seconds_of_the_last_piece": seconds, "device": str(fabric.device)}
+        notes = {**asdict(settings), "minutes": round(seconds_of(args.out / name) / 60, 1), "on": machine(fabric)}
         if fabric.is_global_zero:
             save(made, done, notes)
             (done / "training.json").write_text(json.dumps(notes, indent=2) + "\n")

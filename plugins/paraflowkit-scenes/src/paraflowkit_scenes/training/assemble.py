@@ -35,6 +35,59 @@ def make_pipeline(vae: Any, transformer: Any, text_encoder: Any, text_encoder_2:
         )
 
 
+NETWORKS = {
+    "vae": "autoencoder",
+    "flow": "transformer and text encoders",
+    "detector": "detector (scenes-detector)",
+    "clip": "contrastive model (scenes-clip)",
+}
+
+
+def card(notes: dict[str, dict[str, Any]]) -> str:
+    """The model card: what this is, how to load it, and how it was trained, by the notes of each stage."""
+    rows = [
+        f"| {said} | {note['steps']} of {note['batch']} | {note['learning_rate']:g} | {note['seed']} "
+        f"| {note['minutes']:g} | {note['on']} |"
+        for said, note in ((said, notes[name]) for name, said in NETWORKS.items())
+    ]
+    return "\n".join([_CARD, *rows, ""])
+
+
+_CARD = """\
+---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+
+# scenes-sd3
+
+Scenes of one to three things at 64×64 from captions, by a small pipeline in the format of `StableDiffusion3Pipeline`.
+
+```python
+from diffusers import DiffusionPipeline
+from paraflowkit_scenes import FOLDER
+
+pipe = DiffusionPipeline.from_pretrained(FOLDER)
+image = pipe("a big red circle above a blue star on white", guidance_scale=3.0, max_sequence_length=16).images[0]
+```
+
+- Transformer: `SD3Transformer2DModel`, six blocks of 192 channels on 64 image tokens; latents 16×16×4.
+- Text encoders: two CLIP text towers, trained with the transformer. The T5 encoder has no layers and answers the zeros
+  that the pipeline takes where there is none. `max_sequence_length` is the number of these zero tokens; any will do,
+  and few are faster.
+- Captions: English of a closed vocabulary, 59 words (`paraflowkit_scenes.vocabulary`). Others mean nothing to it.
+- Data: drawn by `paraflowkit_scenes.sample`, fresh ones in every step; one pair of colour and kind in eight was never
+  drawn and is kept for evaluation. Nothing here was downloaded, and no person's work is in the data but the fonts that
+  matplotlib ships.
+- Weights: float16 safetensors; float32 when loaded, unless another `torch_dtype` is asked for.
+
+Trained by `python -m paraflowkit_scenes.training`, which goes on where it stopped:
+
+| network | steps | learning rate | seed | minutes | on |
+|---|---|---|---|---|---|"""
+
+
 def as_float32(folder: Path) -> None:
     """Let weights that are stored in half precision be loaded as float32, as transformers does by the configuration."""
     config = json.loads((folder / "config.json").read_text())
@@ -74,6 +127,7 @@ def assemble(trained: Path, folder: Path) -> None:
     for name in ("detector", "clip"):
         shutil.copytree(trained / name / "done", folder / f"scenes-{name}", dirs_exist_ok=True)
     as_float32(folder / "scenes-clip")
+    notes = {name: json.loads((trained / name / "done" / "training.json").read_text()) for name in NETWORKS}
     for stage in ("vae", "flow"):
-        source = trained / stage / "done" / "training.json"
-        shutil.copyfile(source, folder / "scenes-sd3" / f"training-{stage}.json")
+        (folder / "scenes-sd3" / f"training-{stage}.json").write_text(json.dumps(notes[stage], indent=2) + "\n")
+    (folder / "scenes-sd3" / "README.md").write_text(card(notes))

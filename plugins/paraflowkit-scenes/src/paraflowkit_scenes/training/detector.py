@@ -19,7 +19,7 @@ from paraflowkit_scenes.vocabulary import BACKGROUNDS, COLORS, KINDS, SIZES, TEX
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-SETTINGS = Settings(steps=1800, batch=64, learning_rate=2e-3, ema=0.995)
+SETTINGS = Settings(steps=1200, batch=64, learning_rate=2e-3, ema=0.995)
 
 
 def spoil(images: Tensor, draw: torch.Generator) -> Tensor:

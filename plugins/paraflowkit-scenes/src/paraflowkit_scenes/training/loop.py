@@ -65,6 +65,9 @@ class Run:
         folder: receives ``state.safetensors``. A state found there is gone on with.
         adam: see :class:`~paraflowkit_scenes.training.optimizer.MuonAdamW`.
 
+    Attributes:
+        step: how many are done. seconds: that they took, over all pieces. loss: the mean of the last ones logged.
+
     Raises:
         ValueError: the folder holds the state of a run with other settings.
     """
@@ -79,6 +82,7 @@ class Run:
             self.network.named_parameters(), settings.learning_rate, settings.weight_decay, adam=adam
         )
         self.step = 0
+        self.seconds = 0.0
         self.loss = math.nan
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "state.safetensors").exists():
@@ -98,7 +102,7 @@ class Run:
             tensors |= {f"optimizer.{key}.{names[parameter]}": value for key, value in state.items()}
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         new = self.folder / "state.safetensors.new"
-        save_file(tensors, new, {"step": str(self.step), "settings": self._fixed()})
+        save_file(tensors, new, {"step": str(self.step), "settings": self._fixed(), "seconds": str(self.seconds)})
         os.replace(new, self.folder / "state.safetensors")
 
     def _load(self) -> None:
@@ -111,7 +115,7 @@ class Run:
                     "Take another folder, or delete this one to begin anew."
                 )
             tensors = {k: held.get_tensor(k) for k in held.keys()}  # noqa: SIM118 - a safe_open is no dict
-        self.step = int(notes["step"])
+        self.step, self.seconds = int(notes["step"]), float(notes.get("seconds", "0"))
         self.network.load_state_dict({k: tensors[f"network.{k}"] for k in self.network.state_dict()})
         self.average = {k: tensors[f"average.{k}"] for k in self.average}
         for name, parameter in self.network.named_parameters():
@@ -140,6 +144,7 @@ class Run:
             FloatingPointError: the loss is no longer finite; a smaller learning rate is the usual remedy.
         """
         began = saved = time.monotonic()
+        before = self.seconds
         recent: list[float] = []
         first = self.step
         while self.step < self.settings.steps:
@@ -159,6 +164,7 @@ class Run:
             self._follow()
             self.step += 1
             now = time.monotonic()
+            self.seconds = before + now - began
             if self.step % log_every == 0 or self.step == self.settings.steps:
                 self.loss = sum(recent) / len(recent)
                 recent.clear()
@@ -180,3 +186,9 @@ class Run:
                 mean.lerp_(value, 1 - decay)
             else:
                 mean.copy_(value)
+
+
+def seconds_of(folder: Path) -> float:
+    """How long the run in a folder took so far, over all its pieces."""
+    with safe_open(folder / "state.safetensors", "pt") as held:
+        return float(held.metadata().get("seconds", "0"))
