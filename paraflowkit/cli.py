@@ -43,6 +43,9 @@ def predict(
         bool | None, typer.Option("--compare/--no-compare", help="Also run the sequential sampler and report ratios.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder: what it finished is kept.")
+    ] = False,
     save_trajectory: Annotated[
         bool | None, typer.Option("--save-trajectory", help="Also write all states, to start a later run from.")
     ] = None,
@@ -62,24 +65,41 @@ def predict(
         changes.append("output.trajectory=true")
     if warm_start is not None:
         changes.append(f"run.warm_start={json.dumps(str(warm_start), ensure_ascii=False)}")
+    from paraflowkit.fabric.launch import first_process, launch, launched, mesh_sizes, report
+
     try:
         run = load(config, changes)
-        made = _predict_with_progress(run)
+        if run.fabric.devices > 1 and not launched():
+            mesh_sizes(run.fabric.devices, run.mesh.data, run.mesh.time)
+            flag = ["--resume"] if resume else []
+            launch(run.fabric.devices, ["predict", "--config", str(config), *flag, "--", *changes])
+            return
+        made = _predict_with_progress(run, resume)
     except ParaflowkitError as error:
+        if report(str(error)):  # to the process that started this one, which says it once for all
+            raise typer.Exit(2) from error
         _fail(error)
-    _print_summary(made)
+    except Exception as error:
+        report(f"{type(error).__name__}: {error}")
+        raise
+    except KeyboardInterrupt:
+        typer.echo("Stopped. What was finished is kept: the same command with --resume makes the rest.", err=True)
+        raise typer.Exit(130) from None
+    if first_process():
+        _print_summary(made)
     if made.summary.failed:
         raise typer.Exit(1)
 
 
-def _predict_with_progress(run: RunConfig) -> Prediction:
+def _predict_with_progress(run: RunConfig, resume: bool) -> Prediction:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from paraflowkit.fabric.launch import first_process
     from paraflowkit.requests import read_requests
 
     read_requests(run)  # a bad request file is found out before torch is loaded
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not first_process())
     with console.status("Loading torch, diffusers and the network …"):
         from paraflowkit.fabric.predict import predict as run_predict
         from paraflowkit.solve import SweepInfo
@@ -105,7 +125,7 @@ def _predict_with_progress(run: RunConfig) -> Prediction:
         )
 
     try:
-        return run_predict(run, on_sweep=told)
+        return run_predict(run, on_sweep=told, resume=resume)
     finally:
         if progress.live.is_started:
             progress.stop()

@@ -13,7 +13,15 @@ from pydantic import BaseModel, ValidationError
 from paraflowkit import registry
 from paraflowkit.core.config import ComponentConfig
 from paraflowkit.errors import PluginError, did_you_mean, explain
-from paraflowkit.sections import FabricConfig, GridConfig, OutputConfig, PredictionConfig, RequestGroup, RunSettings
+from paraflowkit.sections import (
+    FabricConfig,
+    GridConfig,
+    MeshConfig,
+    OutputConfig,
+    PredictionConfig,
+    RequestGroup,
+    RunSettings,
+)
 from paraflowkit.yaml_source import SettingPath, Source, apply_overrides, parse, read_file
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
@@ -41,6 +49,7 @@ class RunConfig:
     prediction: PredictionConfig
     output: OutputConfig
     fabric: FabricConfig
+    mesh: MeshConfig
     run: RunSettings
 
 
@@ -49,6 +58,7 @@ SECTIONS: dict[str, type[ComponentConfig]] = {
     "prediction": PredictionConfig,
     "output": OutputConfig,
     "fabric": FabricConfig,
+    "mesh": MeshConfig,
     "run": RunSettings,
 }
 COMPONENTS: dict[str, str | None] = {"model": None, "stepper": "euler", "solver": "paraflow", "window": "sliding"}

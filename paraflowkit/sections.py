@@ -114,9 +114,20 @@ class FabricConfig(ComponentConfig):
     """Arguments of Lightning Fabric."""
 
     accelerator: str = Field(default="cpu", description="cpu, cuda, mps or auto.")
-    devices: int = Field(default=1, ge=1, description="Sampling uses one device so far.")
-    strategy: str = Field(default="auto", description="As in Fabric.")
+    devices: int = Field(default=1, ge=1, description="Of this machine, one process each.")
+    strategy: str = Field(default="auto", description="As in Fabric; auto puts several devices on the mesh.")
     precision: str = Field(default="32-true", description="Of the network, e.g. bf16-mixed; times are never rounded.")
+
+
+class MeshConfig(ComponentConfig):
+    """How several devices share the work: data groups of devices each, whose members share a solve."""
+
+    time: int | None = Field(
+        default=None, ge=1, description="Devices that share the rows of a call; by default what `data` leaves: all."
+    )
+    data: int | None = Field(
+        default=None, ge=1, description="Groups that share the requests; by default what `time` leaves."
+    )
 
 
 class RunSettings(ComponentConfig):

@@ -128,7 +128,7 @@ def solve(
             n = node.clamp(max=steps - 1)
             wanted = solver.select(state, n, valid) & valid
             wanted[:, 0] = valid[:, 0]
-            _evaluate(problem, run, node, wanted & ~run.known[:, h:], max_rows, stats)
+            _evaluate(problem, run, node, problem.agree(wanted & ~run.known[:, h:]), max_rows, stats)
             evaluated = valid & run.known[:, h:]
             broken = (evaluated & ~_largest(run.m[:, h:]).isfinite()).any(1)
             after = run.x[:, h + 1 :]
@@ -149,7 +149,8 @@ def solve(
             limit = made if update.limit is None else update.limit
             least = 1 if settings.stride == "exact" or apart else 0
             stride = torch.minimum(torch.minimum(leading + least, limit.clamp(min=least)), run.hi - run.lo)
-            stride = torch.where(active & ~broken, stride, 0)
+            decided = problem.agree(torch.stack([torch.where(active & ~broken, stride, 0), broken.long()]))
+            stride, broken = decided[0], decided[1].bool()
             stats.fronts.append(run.lo.cpu())
             stats.residuals.append(
                 (torch.where(evaluated, residual, torch.nan) if update.residual is None else residual).cpu()

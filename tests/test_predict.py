@@ -53,7 +53,7 @@ def test_files_of_a_run(tmp_path: Path, fabric: Fabric) -> None:
     names = {path.name for path in folder.iterdir()}
     assert names == {
         *("0000.png", "0001.png", "0002.png", "grid.png", "convergence.png"),
-        *("config.yaml", "results.jsonl", "samples.safetensors", "summary.json"),
+        *("config.yaml", "manifest.json", "results.jsonl", "samples.safetensors", "summary.json"),
     }
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     assert rows == made.rows
@@ -190,9 +190,11 @@ def test_a_folder_says_what_its_network_predicts(tmp_path: Path) -> None:
         DigitsVP(DigitsConfig(folder=str(folder)))
 
 
-def test_several_processes_are_refused_for_now(tmp_path: Path, fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_strategy_that_cannot_share_a_solve_is_refused(
+    tmp_path: Path, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(type(fabric), "world_size", property(lambda self: 2))
-    with pytest.raises(ParaflowkitError, match=r"set fabric.devices to 1"):
+    with pytest.raises(ParaflowkitError, match=r"SingleDeviceStrategy cannot share a solve .* use MeshStrategy"):
         predict(config(MIXTURE, tmp_path / "x"), fabric)
 
 

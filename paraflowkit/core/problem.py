@@ -23,6 +23,10 @@ from paraflowkit.prediction import Prediction, convert
 Evaluate = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
+def _alone(decision: Tensor) -> Tensor:
+    return decision
+
+
 @dataclass(frozen=True)
 class Problem:
     """A batch of samples to be made.
@@ -39,6 +43,7 @@ class Problem:
         learned_variance: the network's output has twice the channels, the second half a DDPM step's variance.
         nominal: the noise levels of the nodes are made up, so norms that divide by them mean nothing.
         data_std: standard deviation of the data, a scale for guesses.
+        agree: makes one decision of those of several processes that share the solve.
     """
 
     evaluate: Evaluate
@@ -54,6 +59,7 @@ class Problem:
     learned_variance: bool = False
     nominal: bool = False
     data_std: float = 1.0
+    agree: Callable[[Tensor], Tensor] = _alone
 
     def __post_init__(self) -> None:
         for name, value in (("seeds", self.seeds), ("conditions", self.cond), ("unguided conditions", self.uncond)):
@@ -230,7 +236,8 @@ def make_problem(
         guidance: classifier-free guidance scale, one for all or one a sample.
         x0: states ``(samples, *shape)`` at the sampler's first node; by default noise drawn from the seeds.
         dtype, device: of the states. treatment: limits on the data prediction and guidance rescaling.
-        evaluate: where rows are evaluated; by default the model is called as it is.
+        evaluate: where rows are evaluated; by default the model is called as it is. One that spreads them over
+            processes that run the same solve has a method ``agree``, the problem's.
 
     Raises:
         ValueError: pieces that do not fit each other; the message names the remedy.
@@ -291,4 +298,5 @@ def make_problem(
         treatment=treatment or Treatment(),
         learned_variance=model.learned_variance,
         data_std=model.data_std,
+        agree=getattr(evaluate, "agree", _alone),
     )

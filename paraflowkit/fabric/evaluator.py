@@ -1,17 +1,19 @@
-"""Where network rows are evaluated: on the device and in the precision of a Fabric."""
+"""Where network rows are evaluated: on the devices and in the precision of a Fabric."""
 
 from __future__ import annotations
+
+import time
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
 from paraflowkit.core.model import VelocityModel
-from paraflowkit.errors import ParaflowkitError
+from paraflowkit.fabric.mesh import Mesh
 
 
 class Evaluator:
-    """Calls a model with rows of states at node indices.
+    """Calls a model with rows of states at node indices, each rank of a time group with its share of them.
 
     States and conditions are cast by the Fabric's precision plugin; times never are: they are looked up here in
     float64, because a plugin that casts every float argument makes distinct times equal (1000 flow times become 507 in
@@ -21,14 +23,17 @@ class Evaluator:
     Args:
         fabric: launched by the user or by predict. model: moved to the Fabric's device, converted to its precision.
         times: float64 ``(N + 1,)``, of the nodes. dtype: of the solver's states; float64 lifts the network to float64.
+        mesh: the ranks; by default that of the Fabric.
 
-    Raises:
-        ParaflowkitError: the Fabric has more than one process.
+    Attributes:
+        gather_seconds: how long this rank has waited for the outputs of others.
     """
 
-    def __init__(self, fabric: Fabric, model: VelocityModel, times: Tensor, dtype: torch.dtype) -> None:
-        if fabric.world_size > 1:
-            raise ParaflowkitError("Sampling runs on one device so far: set fabric.devices to 1.")
+    def __init__(
+        self, fabric: Fabric, model: VelocityModel, times: Tensor, dtype: torch.dtype, mesh: Mesh | None = None
+    ) -> None:
+        self.mesh = Mesh.of(fabric) if mesh is None else mesh
+        self.gather_seconds = 0.0
         self.precision = fabric.strategy.precision
         self.fabric = fabric
         self.wide = dtype == torch.float64
@@ -37,7 +42,24 @@ class Evaluator:
         self.times = times.to(fabric.device)
 
     def __call__(self, x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
-        """Raw output ``(rows, *shape)``, of x's dtype."""
+        """Raw output ``(rows, *shape)``, of x's dtype; the same on every rank of a time group."""
+        if self.mesh.time == 1:
+            return self._call(x, node, cond)
+        mine = self.mesh.shares(len(x))[self.mesh.time_rank]
+        channels, *rest = x.shape[1:]
+        out = x.new_empty(len(x), channels * (2 if self.model.learned_variance else 1), *rest)
+        if mine.stop > mine.start:
+            out[mine] = self._call(x[mine], node[mine], None if cond is None else cond[mine])
+        began = time.perf_counter()
+        self.mesh.gather(out)
+        self.gather_seconds += time.perf_counter() - began
+        return out
+
+    def agree(self, decision: Tensor) -> Tensor:
+        """The decision of the group's first rank."""
+        return self.mesh.agree(decision)
+
+    def _call(self, x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
         t = self.times[node]
         if self.wide:
             return self.model(x, t, cond)

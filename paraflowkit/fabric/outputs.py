@@ -1,4 +1,4 @@
-"""What a predict run writes and reports: rows, images, summary, configuration, plot."""
+"""What a predict run reports: rows and summary."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from paraflowkit import __version__
-from paraflowkit.config import RunConfig, dump
+from paraflowkit.config import RunConfig
 from paraflowkit.core.model import VelocityModel
-from paraflowkit.errors import ParaflowkitError
-from paraflowkit.report.images import save_png, to_grid, to_image
-from paraflowkit.report.plot import save_convergence
+from paraflowkit.fabric.part import Part
 from paraflowkit.requests import Request
-from paraflowkit.solution import Solution, Stats, relative_rmse
+from paraflowkit.solution import Result, Solution, Stats, relative_rmse
 
 
 def is_image(sample: Tensor) -> bool:
@@ -116,8 +113,9 @@ class Summary:
             }
         )
 
-    def add(self, rows: list[dict[str, Any]], solution: Solution, plain: Solution | None) -> None:
+    def add(self, part: Part) -> None:
         """Take in a batch."""
+        rows, stats = part.rows, part.stats
         old, new = self.samples, len(rows)
         total = old + new
 
@@ -125,17 +123,17 @@ class Summary:
             return (before * old + sum(row[key] for row in rows)) / total
 
         self.iterations, self.evaluations = mean(self.iterations, "iterations"), mean(self.evaluations, "evaluations")
-        self.failed += sum(not result.ok for result in solution.results)
-        self.calls += solution.stats.calls
-        self.seconds += solution.stats.seconds
-        self.model_seconds += solution.stats.model_seconds
-        self.stats.append(solution.stats)
-        if plain is not None:
+        self.failed += sum(not Result[row["result"].upper()].ok for row in rows)
+        self.calls += stats.calls
+        self.seconds += stats.seconds
+        self.model_seconds += stats.model_seconds
+        self.stats.append(stats)
+        if part.sequential:
             s = self.sequential or dict.fromkeys(("iterations", "evaluations", "calls", "seconds"), 0.0)
             s["iterations"] = mean(s["iterations"], "sequential_iterations")
             s["evaluations"] = mean(s["evaluations"], "sequential_evaluations")
-            s["calls"] += plain.stats.calls
-            s["seconds"] += plain.stats.seconds
+            s["calls"] += part.sequential["calls"]
+            s["seconds"] += part.sequential["seconds"]
             self.sequential = s
             self.rmse = mean(self.rmse or 0.0, "rmse")
             self.worst_rmse = max(self.worst_rmse or 0.0, *(row["rmse"] for row in rows))
@@ -176,52 +174,15 @@ class Summary:
             "Several devices, or one with room left at this batch, turn fewer calls into less time."
         )
 
+    @classmethod
+    def read(cls, path: Path) -> Summary:
+        """What :meth:`to_dict` wrote, without the per-sweep figures."""
+        values = json.loads(path.read_text())
+        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name != "stats"})
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON, without the per-sweep figures."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "stats"}
         values["speedup"], values["verdict"] = self.speedup, self.verdict()
         values["rest_share"] = self.rest_share
         return values
-
-
-class RunFolder:
-    """The folder of a run. A folder that already holds results is never overwritten: a number is appended.
-
-    Raises:
-        ParaflowkitError: the folder cannot be made.
-    """
-
-    def __init__(self, config: RunConfig, requests: Sequence[Request]) -> None:
-        self.config = config
-        wanted = Path(config.output.folder)
-        self.path, number = wanted, 1
-        try:
-            while (self.path / "results.jsonl").exists():
-                number += 1
-                self.path = wanted.with_name(f"{wanted.name}-{number}")
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.yaml").write_text(dump(config))
-            (self.path / "results.jsonl").touch()
-        except OSError as error:
-            raise ParaflowkitError(f"output.folder: cannot write to {self.path}: {error.strerror or error}.") from error
-
-    def add(self, rows: list[dict[str, Any]], shown: Tensor) -> None:
-        """Write a batch, decoded samples: the images first, then the rows that name them."""
-        for row, image in zip(rows, shown, strict=True):
-            if self.config.output.images and is_image(image):
-                name = f"{row['index']:04d}.png"
-                save_png(to_image(image, self.config.output.upscale), self.path / name)
-                row["image"] = name
-        with (self.path / "results.jsonl").open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-
-    def finish(self, samples: Tensor, shown: Tensor, summary: Summary, steps: int, tolerance: float) -> None:
-        """Write the grid of decoded samples, the raw samples, the summary and the plot."""
-        out = self.config.output
-        if out.images and is_image(shown[0]):
-            save_png(to_grid(shown, out.columns, out.upscale), self.path / "grid.png")
-        (self.path / "samples.safetensors").write_bytes(save({"samples": samples.contiguous()}))
-        (self.path / "summary.json").write_text(json.dumps(summary.to_dict(), indent=2) + "\n")
-        if out.plot:
-            title = f"{self.config.solver.name}, {steps} steps, {summary.samples} samples"
-            save_convergence(summary.stats, steps, tolerance, title, self.path / "convergence.png")

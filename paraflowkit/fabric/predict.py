@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.fabric import Fabric
 
 from paraflowkit import registry
@@ -20,7 +23,10 @@ from paraflowkit.core.treatment import Treatment
 from paraflowkit.core.window import WindowPolicy
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.fabric.evaluator import Evaluator
-from paraflowkit.fabric.outputs import RunFolder, Summary, sample_rows
+from paraflowkit.fabric.folder import RunFolder, open_folder
+from paraflowkit.fabric.mesh import Mesh, MeshStrategy
+from paraflowkit.fabric.outputs import Summary, sample_rows
+from paraflowkit.fabric.part import Part
 from paraflowkit.grid import TimeGrid
 from paraflowkit.noise import FlowMatching
 from paraflowkit.requests import Request, read_requests
@@ -65,17 +71,27 @@ def _make(component: Component) -> Any:
 
 
 def make_fabric(config: RunConfig) -> Fabric:
-    """The Fabric that the configuration describes, launched.
+    """The Fabric that the configuration describes, launched; several devices are put on the configured mesh.
 
     Raises:
         ParaflowkitError: Lightning refuses the combination; its own words are quoted.
     """
     f = config.fabric
+    # Fabric tells of each process that it has started, which is worth a line to those who debug it alone.
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    world, here = (int(os.environ.get(name, f.devices)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if here != f.devices:
+        raise ParaflowkitError(
+            f"fabric.devices is {f.devices}, but {here} processes were started on this machine: set it to {here}."
+        )
+    several = world > 1
     try:
+        strategy = MeshStrategy(**config.mesh.model_dump()) if f.strategy == "auto" and several else f.strategy
         fabric = Fabric(
             accelerator=f.accelerator,
             devices=f.devices,
-            strategy=f.strategy,
+            strategy=strategy,
+            num_nodes=world // here,
             precision=f.precision,  # pyright: ignore[reportArgumentType]  # Fabric checks the words itself
         )
         fabric.launch()
@@ -91,6 +107,7 @@ def predict(
     model: VelocityModel | None = None,
     on_sweep: SweepCallback | None = None,
     save: bool = True,
+    resume: bool = False,
 ) -> Prediction:
     """Make every requested sample.
 
@@ -99,6 +116,7 @@ def predict(
         model: used in place of the configured one; it is moved and converted in place, as Fabric does.
         on_sweep: called after each sweep of the parallel solver.
         save: write the run folder (images, grid, results, configuration, plot); otherwise nothing touches the disk.
+        resume: go on with the run in the folder, if there is one: what it finished is kept.
 
     Returns:
         A :class:`Prediction`.
@@ -108,6 +126,7 @@ def predict(
     """
     requests = read_requests(config)
     fabric = fabric or make_fabric(config)
+    mesh = Mesh.of(fabric)
     try:
         pieces = _Pieces(
             model=model or _make(config.model),
@@ -118,7 +137,7 @@ def predict(
         # The conditions of all requests are looked at before the first is made.
         pieces.model.condition([r.class_id for r in requests], [r.prompt for r in requests])
         config = _with_grid(config, pieces.model)
-        make = _maker(config, fabric, pieces)
+        make = _maker(config, fabric, pieces, mesh)
         batches = [requests[i : i + config.run.batch] for i in range(0, len(requests), config.run.batch)]
         first = make(batches[0])
         check_pair(first.rule, pieces.solver)
@@ -135,52 +154,99 @@ def predict(
     if config.run.warm_start is not None:
         shape = pieces.model.shape
         warm = load_trajectory(Path(config.run.warm_start), first.nodes, len(requests), shape)
-    folder = RunFolder(config, requests) if save else None
-    rows: list[dict[str, Any]] = []
-    summary = Summary.start(pieces.model, config, fabric.device)
-    samples: list[torch.Tensor] = []
-    images: list[torch.Tensor] = []
-    trajectories: list[torch.Tensor] = []
+    folder = _folder(config, requests, fabric, resume) if save else None
+    if folder is not None and folder.finished:
+        return _read(folder, lambda x: _decode(config, pieces.model, x))
+    kept = fabric.broadcast({} if folder is None or not fabric.is_global_zero else folder.load())
+    made: _Made = {number: (Part.from_bytes(data), None) for number, data in kept.items()}
     reference = _sequential() if config.run.compare else None
-    if reference is not None:
+    todo = mesh.mine([number for number in range(len(batches)) if number not in made])
+    if reference is not None and todo:
         _warm_up(first)
-    for number, batch in enumerate(batches):
+    for number in todo:
+        batch, at = batches[number], config.run.batch * number
         problem = first if number == 0 else make(batch)
         plain = _solve(config, reference, problem, max_sweeps=None) if reference is not None else None
 
-        def told(info: SweepInfo, at: int = number) -> None:
-            if on_sweep is not None:
-                on_sweep(at, len(batches), info)
+        def told(info: SweepInfo, number: int = number) -> None:
+            if on_sweep is not None and fabric.is_global_zero:
+                on_sweep(number, len(batches), info)
 
         pair = (pieces.solver, pieces.window)
-        guess = None if warm is None else warm[len(rows) : len(rows) + len(batch)]
+        guess = None if warm is None else warm[at : at + len(batch)]
         solution = _solve(config, pair, problem, config.run.max_sweeps, told, config.output.trajectory, guess)
-        shown = _decode(config, pieces.model, solution), _decode(config, pieces.model, plain)
-        assert shown[0] is not None  # of a solution; this is for the type checker
-        new = sample_rows(len(rows), batch, solution, plain, pieces.model.data_std, (shown[0], shown[1]))
-        summary.add(new, solution, plain)
-        samples.append(solution.x.cpu())
-        images.append(shown[0].cpu())
-        if solution.trajectory is not None:
-            trajectories.append(solution.trajectory.cpu())
-        if folder is not None:
-            folder.add(new, images[-1])
-        rows += new
-    done, seen = torch.cat(samples), torch.cat(images)
-    if folder is not None:
-        tolerance = pieces.solver.config.tolerance
-        folder.finish(done, seen, summary, first.steps, tolerance)
-        if trajectories:
-            save_trajectory(folder.path / "trajectory.safetensors", torch.cat(trajectories), first.nodes)
+        shown = _decode(config, pieces.model, solution.x)
+        theirs = None if plain is None else _decode(config, pieces.model, plain.x)
+        rows = sample_rows(at, batch, solution, plain, pieces.model.data_std, (shown, theirs))
+        part = Part.of(rows, solution, plain)
+        made[number] = (part, shown.cpu())
+        if folder is not None and mesh.time_rank == 0:
+            folder.add(number, part, shown.cpu())
+            if fabric.is_global_zero:
+                folder.tell()
+    made = _exchange(made, mesh)
+    parts = [made[number][0] for number in range(len(batches))]
+    pictures = (made[number][1] for number in range(len(batches)))
+    summary = Summary.start(pieces.model, config, fabric.device)
+    for part in parts:
+        summary.add(part)
+    done = torch.cat([part.samples for part in parts])
+    seen = torch.cat(
+        [
+            _decode(config, pieces.model, p.samples.to(fabric.device)).cpu() if i is None else i
+            for p, i in zip(parts, pictures, strict=True)
+        ]
+    )
+    if folder is not None and fabric.is_global_zero:
+        folder.finish(done, seen, summary, first.steps, pieces.solver.config.tolerance)
+        if config.output.trajectory:
+            whole = torch.cat([part.trajectory for part in parts if part.trajectory is not None])
+            save_trajectory(folder.path / "trajectory.safetensors", whole, first.nodes)
+        folder.clear()
+    fabric.barrier()
+    rows = [row for part in parts for row in part.rows]
     return Prediction(done, seen, rows, summary, folder.path if folder is not None else None)
 
 
-def _maker(config: RunConfig, fabric: Fabric, pieces: _Pieces) -> Callable[[Sequence[Request]], Problem]:
+def _folder(config: RunConfig, requests: Sequence[Request], fabric: Fabric, resume: bool) -> RunFolder:
+    """The run's folder, made by the first process; what that one cannot do, none goes on without."""
+    said: tuple[str, bool] = ("", True)
+    if fabric.is_global_zero:
+        try:
+            said = (str(open_folder(config, requests, resume).path), True)
+        except ParaflowkitError as error:
+            said = (str(error), False)
+    text, fine = fabric.broadcast(said)
+    if not fine:
+        raise ParaflowkitError(text)
+    return RunFolder(Path(text), config)
+
+
+def _read(folder: RunFolder, decode: Callable[[torch.Tensor], torch.Tensor]) -> Prediction:
+    """A run that has come to its end."""
+    samples, rows = folder.read()
+    return Prediction(samples, decode(samples).cpu(), rows, Summary.read(folder.path / "summary.json"), folder.path)
+
+
+_Made = dict[int, tuple[Part, "torch.Tensor | None"]]
+
+
+def _exchange(made: _Made, mesh: Mesh) -> _Made:
+    """The batches of all data groups, on every rank."""
+    if mesh.data == 1:
+        return made
+    mine = {} if mesh.time_rank else {number: (part.to_bytes(), shown) for number, (part, shown) in made.items()}
+    everyone: list[dict[int, tuple[bytes, torch.Tensor | None]]] = [{} for _ in range(mesh.data * mesh.time)]
+    dist.all_gather_object(everyone, mine)
+    return {number: (Part.from_bytes(data), shown) for one in everyone for number, (data, shown) in one.items()}
+
+
+def _maker(config: RunConfig, fabric: Fabric, pieces: _Pieces, mesh: Mesh) -> Callable[[Sequence[Request]], Problem]:
     """A function that turns a batch of requests into a problem; grid and evaluator are made once."""
     dtype = torch.float64 if config.run.dtype == "float64" else torch.float32
     grid = _grid(config, pieces.model)
     treatment = Treatment(**config.prediction.model_dump())
-    evaluator = Evaluator(fabric, pieces.model, pieces.stepper.nodes(grid, pieces.model.noise).t, dtype)
+    evaluator = Evaluator(fabric, pieces.model, pieces.stepper.nodes(grid, pieces.model.noise).t, dtype, mesh)
 
     def make(batch: Sequence[Request]) -> Problem:
         return make_problem(
@@ -211,11 +277,9 @@ def _with_grid(config: RunConfig, model: VelocityModel) -> RunConfig:
     return replace(config, grid=GridConfig(steps=config.grid.steps, **model.grid_settings(config.grid.steps)))
 
 
-def _decode(config: RunConfig, model: VelocityModel, solution: Solution | None) -> torch.Tensor | None:
-    """What the samples stand for; the samples themselves where no images are wanted."""
-    if solution is None or not config.output.images:
-        return None if solution is None else solution.x
-    return model.decode(solution.x)
+def _decode(config: RunConfig, model: VelocityModel, x: torch.Tensor) -> torch.Tensor:
+    """What samples stand for; the samples themselves where no images are wanted."""
+    return model.decode(x) if config.output.images else x
 
 
 def _grid(config: RunConfig, model: VelocityModel) -> TimeGrid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from pathlib import Path
@@ -39,6 +40,13 @@ def to_grid(samples: Tensor, columns: int | None = None, upscale: int = 1, gap: 
 
 def _grey(mode: str) -> int | tuple[int, int, int]:
     return 96 if mode == "L" else (96, 96, 96)
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """The contents of its PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def save_png(image: Image.Image, path: Path) -> None:

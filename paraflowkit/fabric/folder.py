@@ -1,0 +1,217 @@
+"""The folder of a predict run: nothing that was finished is lost, whenever the run is ended, and nothing is half there.
+
+A finished batch is one file in ``parts``, written under another name and then renamed. When all are there, results,
+samples, grid, plot and, as the last, the summary are put together from them, and the parts go.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from paraflowkit.config import RunConfig, dump, to_data
+from paraflowkit.errors import ParaflowkitError
+from paraflowkit.fabric.outputs import Summary, is_image
+from paraflowkit.fabric.part import Part
+from paraflowkit.report.images import png_bytes, to_grid, to_image
+from paraflowkit.report.plot import save_convergence
+from paraflowkit.requests import Request
+
+#: Sections and settings that a resumed run may change: where and how it is computed and shown, not what.
+_FREE = {"fabric", "mesh", "output", "run.max_rows"}
+#: Of those, what the parts depend on all the same.
+_BOUND = {"output.trajectory", "output.images"}
+
+
+def write(path: Path, data: bytes | str) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        ParaflowkitError: it cannot be written; what was there is still there.
+    """
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with new.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise ParaflowkitError(
+            f"{path}: cannot be written: {error.strerror or error}. What was finished before is kept: mend that, and "
+            "go on with --resume."
+        ) from error
+
+
+class RunFolder:
+    """The folder of a run.
+
+    Args:
+        path: of the folder, as :func:`open_folder` made it. config: of the run, resolved.
+
+    """
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path, self.config = path, config
+        self._rows: dict[int, list[dict[str, Any]]] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run that it holds has come to its end."""
+        return (self.path / "summary.json").exists()
+
+    @property
+    def parts(self) -> dict[int, Path]:
+        """Files of the finished batches by their numbers."""
+        found = (self.path / "parts").glob("[0-9]*.safetensors")
+        return {int(path.stem): path for path in sorted(found)}
+
+    def load(self) -> dict[int, bytes]:
+        """The finished batches, those that can be read."""
+        made: dict[int, bytes] = {}
+        for number, path in self.parts.items():
+            data = path.read_bytes()
+            try:
+                Part.from_bytes(data)
+            except (SafetensorError, ValueError, KeyError):
+                continue  # damaged: it is made again
+            made[number] = data
+        return made
+
+    def read(self) -> tuple[Tensor, list[dict[str, Any]]]:
+        """Samples and rows of a finished run.
+
+        Raises:
+            ParaflowkitError: its files are gone.
+        """
+        try:
+            samples = load_file(self.path / "samples.safetensors")["samples"]
+            rows = [json.loads(line) for line in (self.path / "results.jsonl").read_text().splitlines()]
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ParaflowkitError(
+                f"{self.path}: its run is finished, but samples.safetensors or results.jsonl cannot be read ({error})."
+            ) from error
+        return samples, rows
+
+    def add(self, number: int, part: Part, shown: Tensor) -> None:
+        """Write a batch: images of decoded samples ``(n, …)``, then the part that says that they are there.
+
+        Raises:
+            ParaflowkitError: the disk is full, or the like.
+        """
+        for row, image in zip(part.rows, shown, strict=True):
+            if self.config.output.images and is_image(image):
+                row["image"] = f"{row['index']:04d}.png"
+                write(self.path / row["image"], png_bytes(to_image(image, self.config.output.upscale)))
+        write(self.path / "parts" / f"{number:06d}.safetensors", part.to_bytes())
+
+    def tell(self) -> None:
+        """Bring ``results.jsonl`` up to date with the parts; one process does."""
+        for number, path in self.parts.items():
+            if number not in self._rows:
+                try:
+                    with safe_open(path, "pt") as held:
+                        self._rows[number] = json.loads(held.metadata()["rows"])
+                except (OSError, SafetensorError):  # another process's, on a disk that shows it late
+                    continue
+        rows = [row for number in sorted(self._rows) for row in self._rows[number]]
+        write(self.path / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def finish(self, samples: Tensor, shown: Tensor, summary: Summary, steps: int, tolerance: float) -> None:
+        """Write everything that is made of all samples; the summary last.
+
+        Args:
+            samples, shown: all of them, raw and decoded. steps, tolerance: of the solves, for the plot.
+
+        Raises:
+            ParaflowkitError: as in :meth:`add`.
+        """
+        self.tell()
+        out = self.config.output
+        if out.images and is_image(shown[0]):
+            write(self.path / "grid.png", png_bytes(to_grid(shown, out.columns, out.upscale)))
+        write(self.path / "samples.safetensors", save({"samples": samples.contiguous()}))
+        if out.plot:
+            title = f"{self.config.solver.name}, {steps} steps, {summary.samples} samples"
+            save_convergence(summary.stats, steps, tolerance, title, self.path / "convergence.png")
+        write(self.path / "summary.json", json.dumps(summary.to_dict(), indent=2) + "\n")
+
+    def clear(self) -> None:
+        """Remove the parts of a finished run, and what processes that were killed left of half-written files."""
+        shutil.rmtree(self.path / "parts", ignore_errors=True)
+        for path in self.path.glob(".*.*.[0-9]*"):
+            path.unlink(missing_ok=True)
+
+
+def open_folder(config: RunConfig, requests: Sequence[Request], resume: bool) -> RunFolder:
+    """The folder of a new run, or the one to go on with.
+
+    A folder that holds results is not overwritten: a number is appended. To resume takes the last of those.
+
+    Raises:
+        ParaflowkitError: the folder cannot be made, or the run in it had other settings; the sentence names them.
+    """
+    wanted = Path(config.output.folder)
+    path, number, last = wanted, 1, None
+    while (path / "results.jsonl").exists():
+        number, last = number + 1, path
+        path = wanted.with_name(f"{wanted.name}-{number}")
+    manifest = {"config": to_data(config), "requests": [request.model_dump(mode="json") for request in requests]}
+    if resume and last is not None:
+        _same(last, manifest)
+        return RunFolder(last, config)
+    try:
+        (path / "parts").mkdir(parents=True, exist_ok=True)
+        write(path / "config.yaml", dump(config))
+        write(path / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        (path / "results.jsonl").touch()
+    except OSError as error:
+        raise ParaflowkitError(f"output.folder: cannot write to {path}: {error.strerror or error}.") from error
+    return RunFolder(path, config)
+
+
+def _same(path: Path, manifest: dict[str, Any]) -> None:
+    """Refuse to go on with a run of other settings."""
+    try:
+        before = json.loads((path / "manifest.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ParaflowkitError(
+            f"{path}: its manifest.json cannot be read, so that the run there cannot be resumed: leave out --resume."
+        ) from error
+    old, new = _flat(before["config"]), _flat(json.loads(json.dumps(manifest["config"])))
+    changed = [
+        f"{name} was {json.dumps(old.get(name))}, is {json.dumps(new.get(name))}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name) and not name.startswith("requests") and not _is_free(name)
+    ]
+    if before["requests"] != manifest["requests"]:
+        pairs = enumerate(zip(before["requests"], manifest["requests"], strict=False))
+        first = next((i for i, (a, b) in pairs if a != b), None)
+        counts = f"{len(before['requests'])} samples were asked for, now {len(manifest['requests'])}"
+        changed.append(counts if first is None else f"sample {first} is another one")
+    if changed:
+        raise ParaflowkitError(
+            f"{path}: the run there had other settings: {'; '.join(changed)}. Change them back, or leave out --resume "
+            "to make a new run."
+        )
+
+
+def _is_free(name: str) -> bool:
+    return name not in _BOUND and (name in _FREE or name.split(".")[0] in _FREE)
+
+
+def _flat(data: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    made: dict[str, Any] = {}
+    for key, value in data.items():
+        made |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return made

@@ -1,0 +1,87 @@
+"""Several processes for the command line: torch's elastic agent starts them, and ends all when one fails.
+
+Importing this loads no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+
+from paraflowkit.errors import ParaflowkitError
+
+
+def launched() -> bool:
+    """Whether something has started this process as one of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ
+
+
+def first_process() -> bool:
+    """Whether this process is the one that talks."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
+def launch(processes: int, arguments: Sequence[str]) -> None:
+    """Run ``paraflowkit`` with these arguments in several processes of this machine, and wait for them.
+
+    Raises:
+        ParaflowkitError: one failed; the sentence names its rank, the host and the cause. The others are ended.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process would otherwise take all cores for itself
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it tells every process's end at length
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "paraflowkit", *arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            cause = f"it was ended by {failure.signal_name()}."
+        elif failure.error_file_data.get("message"):
+            cause = failure.message
+        else:
+            cause = f"it ended with exit code {failure.exitcode}."
+        raise ParaflowkitError(f"Rank {rank} of {processes} on {platform.node()} failed: {cause}") from error
+
+
+def report(message: str) -> bool:
+    """Leave the agent that started this process, if there is one, the reason for which it ends; whether it was told."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not path:
+        return False
+    with open(path, "w") as file:
+        json.dump({"message": message, "timestamp": int(time.time())}, file)
+    return True
+
+
+def mesh_sizes(processes: int, data: int | None, time: int | None) -> tuple[int, int]:
+    """Both sizes of the mesh, of which none, one or both are given.
+
+    Raises:
+        ParaflowkitError: they do not make up the number of processes.
+    """
+    given = (data or 1) * (time or 1)
+    if processes % given or (data is not None and time is not None and given != processes):
+        said = " × ".join(f"mesh.{name}={size}" for name, size in (("data", data), ("time", time)) if size is not None)
+        raise ParaflowkitError(
+            f"{said} does not fit {processes} processes: choose sizes whose product is {processes}, or leave one out."
+        )
+    if time is None:
+        return data or 1, processes // (data or 1)
+    return processes // time, time

@@ -1,0 +1,88 @@
+"""Several processes from the command line: the same images, and a sentence when one of them fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from paraflowkit.cli import app
+
+RUN: dict[str, Any] = {
+    "model": "digits-flow",
+    "grid": {"steps": 6},
+    "stepper": "euler",
+    "requests": [{"classes": [0, 1, 2], "seeds": [3], "guidance": 2.0}],
+    "output": {"images": False, "plot": False},
+    "fabric": {"devices": 2},
+    "run": {"batch": 2},
+}
+
+#: A model whose second process comes to grief when it is first called.
+FAILING = """
+import os, signal
+from paraflowkit.models.digits.adapter import DigitsFlow
+
+class Failing(DigitsFlow):
+    def forward(self, x, t, cond):
+        if os.environ["RANK"] == "1":
+            {fault}
+        return super().forward(x, t, cond)
+"""
+
+
+def _command(tmp_path: Path, **changes: Any) -> subprocess.CompletedProcess[str]:
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps({**RUN, **changes, "output": {**RUN["output"], "folder": str(tmp_path / "run")}}))
+    return subprocess.run(
+        [sys.executable, "-m", "paraflowkit", "predict", "-c", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_two_devices_share_a_run(tmp_path: Path) -> None:
+    made = _command(tmp_path, mesh={"time": 2})
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.count("Written to") == 1
+    assert "GLOBAL_RANK" not in made.stderr
+    rows = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
+    assert [row["index"] for row in rows] == [0, 1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ('raise TypeError("no such thing")', "TypeError: no such thing"),
+        ("os.kill(os.getpid(), 9)", "it was ended by SIGKILL"),
+    ],
+)
+def test_a_rank_that_fails_ends_all_with_its_name(tmp_path: Path, fault: str, cause: str) -> None:
+    (tmp_path / "failing.py").write_text(FAILING.format(fault=fault))
+    began = time.monotonic()
+    made = _command(tmp_path, model="failing:Failing")
+    assert made.returncode == 2
+    assert time.monotonic() - began < 60
+    assert f"Rank 1 of 2 on {os.uname().nodename} failed: {cause}" in made.stderr.splitlines()[-1]
+
+
+def test_a_mesh_that_does_not_fit_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps({**RUN, "mesh": {"time": 3}}))
+    result = CliRunner().invoke(app, ["predict", "-c", str(path)])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "mesh.time=3 does not fit 2 processes: choose sizes whose product is 2, or leave one out.\n"
+    )

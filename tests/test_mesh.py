@@ -1,0 +1,155 @@
+"""Solves that several processes share: the mesh of ranks, and equality with one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.fabric import Fabric
+
+from paraflowkit import registry
+from paraflowkit.core.problem import make_problem
+from paraflowkit.errors import ParaflowkitError
+from paraflowkit.fabric.evaluator import Evaluator
+from paraflowkit.fabric.launch import mesh_sizes
+from paraflowkit.fabric.mesh import Mesh, MeshStrategy
+from paraflowkit.solution import Solution, relative_rmse
+from paraflowkit.solve import solve
+from paraflowkit.spacing import make_grid
+from tests.problems import make_solver, make_stepper, sliding
+from tests.ranks import run_ranks
+
+SOLVERS: dict[str, dict[str, Any]] = {
+    "sequential": {},
+    "paradigms": {"tolerance": 1e-2},
+    "parataa": {"tolerance": 1e-3},
+    "parasolver": {"tolerance": 1e-2},
+    "parasolver-turbo": {"tolerance": 1e-2},
+    "paraflow": {"tolerance": 5e-3},
+}
+
+
+@given(st.integers(0, 200), st.integers(1, 9))
+def test_shares_are_even_and_whole(rows: int, ranks: int) -> None:
+    shares = Mesh(1, ranks).shares(rows)
+    assert [i for share in shares for i in range(rows)[share]] == list(range(rows))
+    sizes = [share.stop - share.start for share in shares]
+    assert len(sizes) == ranks
+    assert max(sizes) - min(sizes) <= 1
+
+
+@given(st.integers(0, 50), st.integers(1, 9))
+def test_each_item_goes_to_one_data_group(count: int, groups: int) -> None:
+    parts = [Mesh(groups, 1, rank).mine(list(range(count))) for rank in range(groups)]
+    assert sorted(i for part in parts for i in part) == list(range(count))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("processes", "data", "time", "sizes"),
+    [(4, None, None, (1, 4)), (4, None, 2, (2, 2)), (6, 2, None, (2, 3)), (3, 3, 1, (3, 1)), (1, None, None, (1, 1))],
+)
+def test_sizes_make_up_the_processes(
+    processes: int, data: int | None, time: int | None, sizes: tuple[int, int]
+) -> None:
+    assert mesh_sizes(processes, data, time) == sizes
+
+
+@pytest.mark.parametrize(
+    ("processes", "data", "time", "said"),
+    [(4, None, 3, "mesh.time=3"), (4, 2, 1, "mesh.data=2 × mesh.time=1"), (2, 4, None, "mesh.data=4")],
+)
+def test_sizes_that_do_not_fit_are_refused(processes: int, data: int | None, time: int | None, said: str) -> None:
+    with pytest.raises(ParaflowkitError, match=f"{said} does not fit {processes} processes"):
+        mesh_sizes(processes, data, time)
+
+
+def test_sizes_must_be_positive() -> None:
+    with pytest.raises(ParaflowkitError, match=r"mesh\.time must be at least 1, got 0"):
+        MeshStrategy(time=0)
+
+
+def _solve(name: str, mesh: Mesh, stepper: str) -> Solution:
+    """Three guided digits in windows of 5 nodes: 30 rows a call, or fewer, or an odd number of them."""
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    model = registry.get("model", "digits-vp")(registry.config_class("model", "digits-vp")())
+    sampler = make_stepper(stepper)
+    grid = make_grid(model.noise, 12)
+    evaluator = Evaluator(fabric, model, sampler.nodes(grid, model.noise).t, torch.float32, mesh)
+    problem = make_problem(
+        model, sampler, grid, [0, 1, 2], classes=[3, None, 7], guidance=[3.0, 1.0, 2.0], evaluate=evaluator
+    )
+    solution = solve(problem, make_solver(name, **SOLVERS[name]), sliding(5))
+    assert (evaluator.gather_seconds > 0) == (mesh.time > 1)
+    return solution
+
+
+def _share(rank: int, folder: Path, data: int, name: str, stepper: str, wanted: dict[str, Any]) -> None:
+    mesh = Mesh.build(data, dist.get_world_size() // data, "cpu")
+    assert (mesh.data_rank, mesh.time_rank) == divmod(rank, mesh.time)
+    made = _solve(name, mesh, stepper)
+    assert [s.tolist() for s in made.stats.strides] == wanted["strides"]
+    assert made.stats.evaluations.tolist() == wanted["evaluations"]
+    # Calls of fewer rows sum in another order.
+    assert float(relative_rmse(made.x, wanted["x"]).max()) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "stepper", "ranks", "data"),
+    [
+        *((name, "ddim", 2, 1) for name in SOLVERS),
+        ("paraflow", "ddpm", 3, 1),
+        ("parasolver-turbo", "dpm-solver", 3, 1),
+        ("paraflow", "ddim", 4, 2),
+        *(pytest.param(name, "ddpm", 3, 1, marks=pytest.mark.slow) for name in SOLVERS if name != "paraflow"),
+        *(pytest.param(name, "ddim", 4, 2, marks=pytest.mark.slow) for name in SOLVERS if name != "paraflow"),
+    ],
+)
+def test_ranks_make_what_one_process_makes(tmp_path: Path, name: str, stepper: str, ranks: int, data: int) -> None:
+    alone = _solve(name, Mesh(), stepper)
+    wanted = {
+        "strides": [s.tolist() for s in alone.stats.strides],
+        "evaluations": alone.stats.evaluations.tolist(),
+        "x": alone.x,
+    }
+    run_ranks(_share, ranks, tmp_path, data, name, stepper, wanted)
+
+
+def _disagree(rank: int, folder: Path) -> None:
+    mesh = Mesh.build(1, 2, "cpu")
+    assert mesh.agree(torch.tensor([[True, False], [False, rank == 1]])).tolist() == [[True, False], [False, False]]
+    assert mesh.agree(torch.tensor([3, 4 + rank])).tolist() == [3, 4]
+
+
+def test_decisions_are_those_of_the_first_rank(tmp_path: Path) -> None:
+    run_ranks(_disagree, 2, tmp_path)
+
+
+def _launch(rank: int, folder: Path) -> None:
+    """A user's Fabric whose processes were started by something else, as torchrun does."""
+    import os
+
+    os.environ.update(
+        LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE="4", GROUP_RANK="0", LOCAL_WORLD_SIZE="4",
+        TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1",
+    )  # fmt: skip
+    fabric = Fabric(accelerator="cpu", devices=4, strategy=MeshStrategy(time=2))
+    fabric.launch()
+    mesh = Mesh.of(fabric)
+    assert (mesh.data, mesh.time, mesh.data_rank, mesh.time_rank) == (2, 2, rank // 2, rank % 2)
+    assert mesh.ranks == ((0, 1), (2, 3))[rank // 2]
+    network = torch.nn.Linear(2, 2).requires_grad_(False)
+    assert fabric.setup_module(network)(torch.zeros(1, 2)).shape == (1, 2)
+    plain = Fabric(accelerator="cpu", devices=4, strategy="ddp")
+    plain.launch()
+    assert (Mesh.of(plain).data, Mesh.of(plain).time) == (1, 4)
+
+
+def test_the_strategy_puts_ranks_on_the_mesh(tmp_path: Path) -> None:
+    run_ranks(_launch, 4, tmp_path)
