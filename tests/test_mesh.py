@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import platform
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +18,14 @@ from hypothesis import strategies as st
 from lightning.fabric import Fabric
 
 from paraflowkit import registry
+from paraflowkit.config import loads
 from paraflowkit.core.problem import make_problem
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.fabric.evaluator import Evaluator
 from paraflowkit.fabric.launch import mesh_sizes
 from paraflowkit.fabric.mesh import Mesh, MeshStrategy
+from paraflowkit.fabric.predict import predict
+from paraflowkit.fabric.watch import Watch
 from paraflowkit.solution import Solution, relative_rmse
 from paraflowkit.solve import solve
 from paraflowkit.spacing import make_grid
@@ -131,25 +139,87 @@ def test_decisions_are_those_of_the_first_rank(tmp_path: Path) -> None:
     run_ranks(_disagree, 2, tmp_path)
 
 
-def _launch(rank: int, folder: Path) -> None:
+def _fabric(rank: int, ranks: int, strategy: MeshStrategy | str) -> Fabric:
     """A user's Fabric whose processes were started by something else, as torchrun does."""
-    import os
-
     os.environ.update(
-        LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE="4", GROUP_RANK="0", LOCAL_WORLD_SIZE="4",
+        LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(ranks), GROUP_RANK="0", LOCAL_WORLD_SIZE=str(ranks),
         TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1",
     )  # fmt: skip
-    fabric = Fabric(accelerator="cpu", devices=4, strategy=MeshStrategy(time=2))
+    fabric = Fabric(accelerator="cpu", devices=ranks, strategy=strategy)
     fabric.launch()
+    return fabric
+
+
+def _launch(rank: int, folder: Path) -> None:
+    fabric = _fabric(rank, 4, MeshStrategy(time=2))
     mesh = Mesh.of(fabric)
     assert (mesh.data, mesh.time, mesh.data_rank, mesh.time_rank) == (2, 2, rank // 2, rank % 2)
     assert mesh.ranks == ((0, 1), (2, 3))[rank // 2]
     network = torch.nn.Linear(2, 2).requires_grad_(False)
     assert fabric.setup_module(network)(torch.zeros(1, 2)).shape == (1, 2)
-    plain = Fabric(accelerator="cpu", devices=4, strategy="ddp")
-    plain.launch()
+    plain = _fabric(rank, 4, "ddp")
     assert (Mesh.of(plain).data, Mesh.of(plain).time) == (1, 4)
 
 
 def test_the_strategy_puts_ranks_on_the_mesh(tmp_path: Path) -> None:
     run_ranks(_launch, 4, tmp_path)
+
+
+def _silent(rank: int, folder: Path, fault: str) -> None:
+    os.environ["TORCHELASTIC_ERROR_FILE"] = str(folder / f"said-{rank}")
+    with Watch(_fabric(rank, 3, MeshStrategy()), patience=2.0):
+        time.sleep(1.5)
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGSTOP if fault == "stops" else signal.SIGKILL)
+        time.sleep(30)
+
+
+@pytest.mark.parametrize("fault", ["stops", "dies"])
+def test_a_rank_that_gives_no_sign_of_life_ends_the_others(tmp_path: Path, fault: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(AssertionError):
+        run_ranks(_silent, 3, tmp_path, fault, seconds=8.0)
+    assert time.monotonic() - began < 25
+    for rank in (0, 2):
+        said = json.loads((tmp_path / f"said-{rank}").read_text())["message"]
+        assert said.startswith(f"Rank 1 of 3 on {platform.node()} has given no sign of life for 2 s")
+    assert not (tmp_path / "said-1").exists()
+
+
+def _busy(rank: int, folder: Path) -> None:
+    with Watch(_fabric(rank, 2, MeshStrategy()), patience=2.0):
+        if rank:
+            time.sleep(4.0)  # as a long network call: no silence
+
+
+def test_a_long_call_is_no_silence(tmp_path: Path) -> None:
+    run_ranks(_busy, 2, tmp_path)
+
+
+def _other_runs(rank: int, folder: Path) -> None:
+    run = {
+        "model": "digits-flow", "requests": [{"classes": [1]}], "solver": {"name": "paraflow", "tolerance": 0.1 + rank}
+    }  # fmt: skip
+    with pytest.raises(ParaflowkitError) as error:
+        predict(loads(json.dumps(run), "run.yaml"), _fabric(rank, 2, MeshStrategy()))
+    said = (
+        f"Rank 1 on {platform.node()} was given another run than rank 0 on {platform.node()}: solver.tolerance was 0.1"
+    )
+    assert str(error.value).startswith(said)
+
+
+def test_processes_that_were_given_other_runs_do_not_begin(tmp_path: Path) -> None:
+    run_ranks(_other_runs, 2, tmp_path)
+
+
+def _broken(rank: int, folder: Path) -> None:
+    mesh = Mesh.build(1, 2, "cpu")
+    if rank == 1:
+        os._exit(0)
+    with pytest.raises(ParaflowkitError, match="connection to another process of this solve broke"):
+        mesh.gather(torch.zeros(4, 2))
+    os._exit(0)  # without the farewell of the harness, which would wait
+
+
+def test_a_rank_that_has_ended_is_a_sentence(tmp_path: Path) -> None:
+    run_ranks(_broken, 2, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from paraflowkit.models.digits.adapter import WEIGHTS, DigitsFlow, DigitsVP
 from paraflowkit.models.digits.classifier import DigitsClassifier, agreement
 from paraflowkit.prediction import Prediction
 from paraflowkit.report.images import to_grid, to_image
+from paraflowkit.solution import relative_rmse
 from paraflowkit.solvers.paraflow import ParaFlow
 
 ROOT = Path(__file__).parents[1]
@@ -196,6 +198,37 @@ def test_a_strategy_that_cannot_share_a_solve_is_refused(
     monkeypatch.setattr(type(fabric), "world_size", property(lambda self: 2))
     with pytest.raises(ParaflowkitError, match=r"SingleDeviceStrategy cannot share a solve .* use MeshStrategy"):
         predict(config(MIXTURE, tmp_path / "x"), fabric)
+
+
+@pytest.mark.parametrize(
+    "fault", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_call_that_exhausts_the_memory_is_halved(
+    tmp_path: Path, fabric: Fabric, caplog: pytest.LogCaptureFixture, fault: RuntimeError
+) -> None:
+    class Small(DigitsVP):
+        most = 100
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+            if len(x) > self.most:
+                raise fault
+            return super().forward(x, t, cond)
+
+    run = config(DIGITS, tmp_path / "run", "model=digits-vp", "stepper=ddim", "grid.steps=6")
+    model = Small(DigitsConfig())
+    plain = predict(run, fabric, model=model, save=False)
+    assert not caplog.records
+    model.most = 5
+    made = predict(run, fabric, model=model, save=False)
+    said = [record.getMessage() for record in caplog.records]
+    assert said
+    words = r"The memory of cpu is too small for \d+ rows in a call: going on with \d+\..*"
+    assert all(re.fullmatch(words, sentence) for sentence in said)
+    assert len(said) <= 4  # each halves, and is said once
+    assert float(relative_rmse(made.samples, plain.samples).max()) < 1e-5
+    model.most = 0
+    with pytest.raises(ParaflowkitError, match="too small for a single row"):
+        predict(run, fabric, model=model, save=False)
 
 
 def test_times_are_not_rounded_by_a_half_precision() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import torch
@@ -9,7 +10,15 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from paraflowkit.core.model import VelocityModel
+from paraflowkit.errors import ParaflowkitError
 from paraflowkit.fabric.mesh import Mesh
+
+_log = logging.getLogger("paraflowkit")
+
+
+def _exhausted(error: RuntimeError) -> bool:
+    """Whether it means that memory was exhausted; on a CPU only the words say so."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class Evaluator:
@@ -27,6 +36,7 @@ class Evaluator:
 
     Attributes:
         gather_seconds: how long this rank has waited for the outputs of others.
+        most: rows that a call may have since the device's memory was exhausted, None as long as it was not.
     """
 
     def __init__(
@@ -34,6 +44,7 @@ class Evaluator:
     ) -> None:
         self.mesh = Mesh.of(fabric) if mesh is None else mesh
         self.gather_seconds = 0.0
+        self.most: int | None = None
         self.precision = fabric.strategy.precision
         self.fabric = fabric
         self.wide = dtype == torch.float64
@@ -60,6 +71,34 @@ class Evaluator:
         return self.mesh.agree(decision)
 
     def _call(self, x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
+        """The rows in one call, or in several where the memory was once too small for one."""
+        rows = len(x)
+        if self.most is not None and rows > self.most:
+            parts = [slice(at, at + self.most) for at in range(0, rows, self.most)]
+            return torch.cat([self._call(x[p], node[p], None if cond is None else cond[p]) for p in parts])
+        try:
+            return self._forward(x, node, cond)
+        except RuntimeError as error:
+            if not _exhausted(error):
+                raise
+            if rows == 1:
+                raise ParaflowkitError(
+                    f"The memory of {x.device} is too small for a single row of this network: choose a smaller size or "
+                    "fabric.precision, or a device with more memory."
+                ) from error
+        # Outside the handler, whose traceback would keep the failed call's tensors alive.
+        self.most = (rows + 1) // 2
+        if x.device.type == "cuda":
+            torch.cuda.empty_cache()
+        _log.warning(
+            "The memory of %s is too small for %d rows in a call: going on with %d. run.max_rows sets that at once.",
+            x.device,
+            rows,
+            self.most,
+        )
+        return self._call(x, node, cond)
+
+    def _forward(self, x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
         t = self.times[node]
         if self.wide:
             return self.model(x, t, cond)

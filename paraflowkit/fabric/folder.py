@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+from lightning.fabric import Fabric
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -165,7 +168,7 @@ def open_folder(config: RunConfig, requests: Sequence[Request], resume: bool) ->
     while (path / "results.jsonl").exists():
         number, last = number + 1, path
         path = wanted.with_name(f"{wanted.name}-{number}")
-    manifest = {"config": to_data(config), "requests": [request.model_dump(mode="json") for request in requests]}
+    manifest = _manifest(config, requests)
     if resume and last is not None:
         _same(last, manifest)
         return RunFolder(last, config)
@@ -179,6 +182,47 @@ def open_folder(config: RunConfig, requests: Sequence[Request], resume: bool) ->
     return RunFolder(path, config)
 
 
+def check_same_everywhere(fabric: Fabric, config: RunConfig, requests: Sequence[Request]) -> None:
+    """Refuse to begin where processes were given different runs, as on two machines with two versions of a file.
+
+    Raises:
+        ParaflowkitError: on every process; the sentence names the first other one, its host and what differs.
+    """
+    if fabric.world_size == 1:
+        return
+    everyone: list[tuple[str, dict[str, Any]]] = [("", {})] * fabric.world_size
+    dist.all_gather_object(everyone, (platform.node(), _manifest(config, requests)))
+    for rank, (node, manifest) in enumerate(everyone):
+        changed = _differences(everyone[0][1], manifest, lambda name: name != "fabric.devices")
+        if changed:
+            raise ParaflowkitError(
+                f"Rank {rank} on {node} was given another run than rank 0 on {everyone[0][0]}: {'; '.join(changed)} "
+                "there. Start all processes with the same run file and overrides."
+            )
+
+
+def _manifest(config: RunConfig, requests: Sequence[Request]) -> dict[str, Any]:
+    """A run in plain data."""
+    made = {"config": to_data(config), "requests": [request.model_dump(mode="json") for request in requests]}
+    return json.loads(json.dumps(made))
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], counts: Callable[[str], bool]) -> list[str]:
+    """What differs between two manifests, of the settings that count."""
+    old, new = _flat(before["config"]), _flat(now["config"])
+    changed = [
+        f"{name} was {json.dumps(old.get(name))}, is {json.dumps(new.get(name))}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name) and not name.startswith("requests") and counts(name)
+    ]
+    if before["requests"] != now["requests"]:
+        pairs = enumerate(zip(before["requests"], now["requests"], strict=False))
+        first = next((i for i, (a, b) in pairs if a != b), None)
+        counted = f"{len(before['requests'])} samples were asked for, now {len(now['requests'])}"
+        changed.append(counted if first is None else f"sample {first} is another one")
+    return changed
+
+
 def _same(path: Path, manifest: dict[str, Any]) -> None:
     """Refuse to go on with a run of other settings."""
     try:
@@ -187,17 +231,7 @@ def _same(path: Path, manifest: dict[str, Any]) -> None:
         raise ParaflowkitError(
             f"{path}: its manifest.json cannot be read, so that the run there cannot be resumed: leave out --resume."
         ) from error
-    old, new = _flat(before["config"]), _flat(json.loads(json.dumps(manifest["config"])))
-    changed = [
-        f"{name} was {json.dumps(old.get(name))}, is {json.dumps(new.get(name))}"
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name) and not name.startswith("requests") and not _is_free(name)
-    ]
-    if before["requests"] != manifest["requests"]:
-        pairs = enumerate(zip(before["requests"], manifest["requests"], strict=False))
-        first = next((i for i, (a, b) in pairs if a != b), None)
-        counts = f"{len(before['requests'])} samples were asked for, now {len(manifest['requests'])}"
-        changed.append(counts if first is None else f"sample {first} is another one")
+    changed = _differences(before, manifest, lambda name: not _is_free(name))
     if changed:
         raise ParaflowkitError(
             f"{path}: the run there had other settings: {'; '.join(changed)}. Change them back, or leave out --resume "

@@ -55,6 +55,8 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
             cause = f"it was ended by {failure.signal_name()}."
         elif failure.error_file_data.get("message"):
             cause = failure.message
+            if cause.startswith("Rank "):  # what one process says of another
+                raise ParaflowkitError(cause) from error
         else:
             cause = f"it ended with exit code {failure.exitcode}."
         raise ParaflowkitError(f"Rank {rank} of {processes} on {platform.node()} failed: {cause}") from error

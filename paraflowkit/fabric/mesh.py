@@ -6,8 +6,10 @@ Requests are split over ``data``: its groups never wait for each other. The rows
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -85,14 +87,15 @@ class Mesh:
         One broadcast a rank into a view of the result: unlike an all-gather, it takes shares of any size without
         padding or copies, and over gloo it is the faster one besides.
         """
-        works = [
-            dist.broadcast(out[share], src=rank, group=self.group, async_op=True)
-            for rank, share in zip(self.ranks, self.shares(len(out)), strict=True)
-            if share.stop > share.start
-        ]
-        for work in works:
-            if work is not None:
-                work.wait()
+        with _connected():
+            works = [
+                dist.broadcast(out[share], src=rank, group=self.group, async_op=True)
+                for rank, share in zip(self.ranks, self.shares(len(out)), strict=True)
+                if share.stop > share.start
+            ]
+            for work in works:
+                if work is not None:
+                    work.wait()
 
     def agree(self, decision: Tensor) -> Tensor:
         """The first rank's ``decision``, on every rank of the time group.
@@ -103,8 +106,21 @@ class Mesh:
         if self.group is None:
             return decision
         said = decision.to(torch.int64).contiguous()
-        dist.broadcast(said, src=self.ranks[0], group=self.group)
+        with _connected():
+            dist.broadcast(said, src=self.ranks[0], group=self.group)
         return said.to(decision.dtype)
+
+
+@contextmanager
+def _connected() -> Generator[None]:
+    """Say it in a sentence when another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ParaflowkitError(
+            f"The connection to another process of this solve broke, because that one has ended: its own message says "
+            f"why. ({str(error).splitlines()[0]})"
+        ) from error
 
 
 class MeshStrategy(DDPStrategy):
@@ -114,15 +130,22 @@ class MeshStrategy(DDPStrategy):
 
     Args:
         time: processes that share a solve; by default all of them. data: groups; by default what ``time`` leaves.
-        options: of :class:`lightning.fabric.strategies.DDPStrategy`, such as ``process_group_backend``, ``timeout`` and
-            ``start_method``.
+        timeout: of collectives. options: of :class:`lightning.fabric.strategies.DDPStrategy`, such as
+            ``process_group_backend`` and ``start_method``.
 
     Raises:
         ParaflowkitError: at launch, when ``data`` times ``time`` is not the number of processes.
     """
 
-    def __init__(self, time: int | None = None, data: int | None = None, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(
+        self,
+        time: int | None = None,
+        data: int | None = None,
+        # A group may wait long for another at the end; who is lost meanwhile is the business of `Watch`.
+        timeout: timedelta = timedelta(days=1),
+        **options: Any,
+    ) -> None:
+        super().__init__(timeout=timeout, **options)
         for name, size in (("time", time), ("data", data)):
             if size is not None and size < 1:
                 raise ParaflowkitError(f"mesh.{name} must be at least 1, got {size}.")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,27 +11,29 @@ import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
 
-from paraflowkit import registry
-from paraflowkit.config import Component, RunConfig
+from paraflowkit.config import RunConfig
 from paraflowkit.core.model import VelocityModel
-from paraflowkit.core.problem import Problem, make_problem
+from paraflowkit.core.problem import Problem
 from paraflowkit.core.solver import ParallelSolver
-from paraflowkit.core.stepper import BaseStepper
-from paraflowkit.core.treatment import Treatment
 from paraflowkit.core.window import WindowPolicy
 from paraflowkit.errors import ParaflowkitError
-from paraflowkit.fabric.evaluator import Evaluator
-from paraflowkit.fabric.folder import RunFolder, open_folder
-from paraflowkit.fabric.mesh import Mesh, MeshStrategy
+from paraflowkit.fabric.folder import RunFolder, check_same_everywhere, open_folder
+from paraflowkit.fabric.mesh import Mesh
 from paraflowkit.fabric.outputs import Summary, sample_rows
 from paraflowkit.fabric.part import Part
-from paraflowkit.grid import TimeGrid
-from paraflowkit.noise import FlowMatching
+from paraflowkit.fabric.pieces import (
+    Pieces,
+    make_component,
+    make_fabric,
+    make_maker,
+    sequential_pair,
+    warm_up,
+    with_grid,
+)
+from paraflowkit.fabric.watch import Watch
 from paraflowkit.requests import Request, read_requests
-from paraflowkit.sections import GridConfig
 from paraflowkit.solution import Solution
 from paraflowkit.solve import SweepInfo, check_pair, solve
-from paraflowkit.spacing import make_grid, resolution_shift
 from paraflowkit.trajectory import load_trajectory, save_trajectory
 
 #: Called after each sweep with the batch's number, the number of batches and what the solver tells.
@@ -58,48 +58,6 @@ class Prediction:
     folder: Path | None
 
 
-@dataclass(frozen=True)
-class _Pieces:
-    model: VelocityModel
-    stepper: BaseStepper[Any]
-    solver: ParallelSolver[Any, Any]
-    window: WindowPolicy[Any]
-
-
-def _make(component: Component) -> Any:
-    return registry.get(component.kind, component.name)(component.settings)
-
-
-def make_fabric(config: RunConfig) -> Fabric:
-    """The Fabric that the configuration describes, launched; several devices are put on the configured mesh.
-
-    Raises:
-        ParaflowkitError: Lightning refuses the combination; its own words are quoted.
-    """
-    f = config.fabric
-    # Fabric tells of each process that it has started, which is worth a line to those who debug it alone.
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    world, here = (int(os.environ.get(name, f.devices)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    if here != f.devices:
-        raise ParaflowkitError(
-            f"fabric.devices is {f.devices}, but {here} processes were started on this machine: set it to {here}."
-        )
-    several = world > 1
-    try:
-        strategy = MeshStrategy(**config.mesh.model_dump()) if f.strategy == "auto" and several else f.strategy
-        fabric = Fabric(
-            accelerator=f.accelerator,
-            devices=f.devices,
-            strategy=strategy,
-            num_nodes=world // here,
-            precision=f.precision,  # pyright: ignore[reportArgumentType]  # Fabric checks the words itself
-        )
-        fabric.launch()
-    except (ValueError, RuntimeError, TypeError) as error:
-        raise ParaflowkitError(f"The 'fabric' section does not fit this machine: {error}") from error
-    return fabric
-
-
 def predict(
     config: RunConfig,
     fabric: Fabric | None = None,
@@ -122,22 +80,39 @@ def predict(
         A :class:`Prediction`.
 
     Raises:
-        ParaflowkitError: pieces that do not fit each other or the requests, in one sentence.
+        ParaflowkitError: pieces that do not fit each other or the requests, processes that were given other settings,
+            or one that was lost, in one sentence.
     """
     requests = read_requests(config)
     fabric = fabric or make_fabric(config)
     mesh = Mesh.of(fabric)
+    with Watch(fabric):
+        check_same_everywhere(fabric, config, requests)
+        return _predict(config, requests, fabric, mesh, model, on_sweep, save, resume)
+
+
+def _predict(
+    config: RunConfig,
+    requests: list[Request],
+    fabric: Fabric,
+    mesh: Mesh,
+    model: VelocityModel | None,
+    on_sweep: SweepCallback | None,
+    save: bool,
+    resume: bool,
+) -> Prediction:
+    """:func:`predict` of processes that agree on what to do."""
     try:
-        pieces = _Pieces(
-            model=model or _make(config.model),
-            stepper=_make(config.stepper),
-            solver=_make(config.solver),
-            window=_make(config.window),
+        pieces = Pieces(
+            model=model or make_component(config.model),
+            stepper=make_component(config.stepper),
+            solver=make_component(config.solver),
+            window=make_component(config.window),
         )
         # The conditions of all requests are looked at before the first is made.
         pieces.model.condition([r.class_id for r in requests], [r.prompt for r in requests])
-        config = _with_grid(config, pieces.model)
-        make = _maker(config, fabric, pieces, mesh)
+        config = with_grid(config, pieces.model)
+        make = make_maker(config, fabric, pieces, mesh)
         batches = [requests[i : i + config.run.batch] for i in range(0, len(requests), config.run.batch)]
         first = make(batches[0])
         check_pair(first.rule, pieces.solver)
@@ -159,10 +134,10 @@ def predict(
         return _read(folder, lambda x: _decode(config, pieces.model, x))
     kept = fabric.broadcast({} if folder is None or not fabric.is_global_zero else folder.load())
     made: _Made = {number: (Part.from_bytes(data), None) for number, data in kept.items()}
-    reference = _sequential() if config.run.compare else None
+    reference = sequential_pair() if config.run.compare else None
     todo = mesh.mine([number for number in range(len(batches)) if number not in made])
     if reference is not None and todo:
-        _warm_up(first)
+        warm_up(first)
     for number in todo:
         batch, at = batches[number], config.run.batch * number
         problem = first if number == 0 else make(batch)
@@ -241,63 +216,9 @@ def _exchange(made: _Made, mesh: Mesh) -> _Made:
     return {number: (Part.from_bytes(data), shown) for one in everyone for number, (data, shown) in one.items()}
 
 
-def _maker(config: RunConfig, fabric: Fabric, pieces: _Pieces, mesh: Mesh) -> Callable[[Sequence[Request]], Problem]:
-    """A function that turns a batch of requests into a problem; grid and evaluator are made once."""
-    dtype = torch.float64 if config.run.dtype == "float64" else torch.float32
-    grid = _grid(config, pieces.model)
-    treatment = Treatment(**config.prediction.model_dump())
-    evaluator = Evaluator(fabric, pieces.model, pieces.stepper.nodes(grid, pieces.model.noise).t, dtype, mesh)
-
-    def make(batch: Sequence[Request]) -> Problem:
-        return make_problem(
-            pieces.model,
-            pieces.stepper,
-            grid,
-            [request.seed for request in batch],
-            classes=[request.class_id for request in batch],
-            prompts=[request.prompt for request in batch],
-            negative_prompts=[request.negative_prompt for request in batch],
-            guidance=[request.guidance for request in batch],
-            dtype=dtype,
-            device=fabric.device,
-            treatment=treatment,
-            evaluate=evaluator,
-        )
-
-    return make
-
-
-def _with_grid(config: RunConfig, model: VelocityModel) -> RunConfig:
-    """A section ``grid`` that says nothing but the steps is that of the model's usual grid.
-
-    All or nothing: settings of two grids that are mixed are neither. The result is what the run's folder records.
-    """
-    if config.grid.model_fields_set - {"steps"}:
-        return config
-    return replace(config, grid=GridConfig(steps=config.grid.steps, **model.grid_settings(config.grid.steps)))
-
-
 def _decode(config: RunConfig, model: VelocityModel, x: torch.Tensor) -> torch.Tensor:
     """What samples stand for; the samples themselves where no images are wanted."""
     return model.decode(x) if config.output.images else x
-
-
-def _grid(config: RunConfig, model: VelocityModel) -> TimeGrid:
-    settings = config.grid.model_dump()
-    tokens = settings.pop("image_tokens")
-    if tokens is not None:
-        if not isinstance(model.noise, FlowMatching):
-            raise ValueError("'image_tokens' is a setting of flow-matching grids: leave it out.")
-        settings["shift"] = resolution_shift(tokens)
-    return make_grid(model.noise, **settings)
-
-
-def _sequential() -> tuple[ParallelSolver[Any, Any], WindowPolicy[Any]]:
-    """The sampler that parallel solvers are compared with."""
-    return (
-        registry.get("solver", "sequential")(registry.config_class("solver", "sequential")()),
-        registry.get("window", "sliding")(registry.config_class("window", "sliding")(size=1)),
-    )
 
 
 def _solve(
@@ -320,10 +241,3 @@ def _solve(
         trajectory=trajectory,
         warm=warm,
     )
-
-
-def _warm_up(problem: Problem) -> None:
-    """One call of the network, so that neither of the compared samplers pays for the first."""
-    first = torch.zeros(1, dtype=torch.int64, device=problem.x0.device)
-    with torch.no_grad():
-        problem.output(problem.x0[:1], first, first)

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from paraflowkit import registry
 from paraflowkit.config import RunConfig, loads
-from paraflowkit.fabric.predict import make_fabric, predict
+from paraflowkit.fabric.pieces import make_fabric
+from paraflowkit.fabric.predict import predict
 from paraflowkit.solve import SweepInfo
 from safetensors.torch import load_file, save_file
 from torch import Tensor

@@ -1,0 +1,135 @@
+"""What a run is put together from: Fabric, model, stepper, solver, window, grid, problems."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+
+from paraflowkit import registry
+from paraflowkit.config import Component, RunConfig
+from paraflowkit.core.model import VelocityModel
+from paraflowkit.core.problem import Problem, make_problem
+from paraflowkit.core.solver import ParallelSolver
+from paraflowkit.core.stepper import BaseStepper
+from paraflowkit.core.treatment import Treatment
+from paraflowkit.core.window import WindowPolicy
+from paraflowkit.errors import ParaflowkitError
+from paraflowkit.fabric.evaluator import Evaluator
+from paraflowkit.fabric.mesh import Mesh, MeshStrategy
+from paraflowkit.grid import TimeGrid
+from paraflowkit.noise import FlowMatching
+from paraflowkit.requests import Request
+from paraflowkit.sections import GridConfig
+from paraflowkit.spacing import make_grid, resolution_shift
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The four plugins of a run."""
+
+    model: VelocityModel
+    stepper: BaseStepper[Any]
+    solver: ParallelSolver[Any, Any]
+    window: WindowPolicy[Any]
+
+
+def make_component(component: Component) -> Any:
+    """The plugin that was chosen, with its settings."""
+    return registry.get(component.kind, component.name)(component.settings)
+
+
+def make_fabric(config: RunConfig) -> Fabric:
+    """The Fabric that the configuration describes, launched; several devices are put on the configured mesh.
+
+    Raises:
+        ParaflowkitError: Lightning refuses the combination; its own words are quoted.
+    """
+    f = config.fabric
+    # Fabric tells of each process that it has started, which is worth a line to those who debug it alone.
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    world, here = (int(os.environ.get(name, f.devices)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if here != f.devices:
+        raise ParaflowkitError(
+            f"fabric.devices is {f.devices}, but {here} processes were started on this machine: set it to {here}."
+        )
+    several = world > 1
+    try:
+        strategy = MeshStrategy(**config.mesh.model_dump()) if f.strategy == "auto" and several else f.strategy
+        fabric = Fabric(
+            accelerator=f.accelerator,
+            devices=f.devices,
+            strategy=strategy,
+            num_nodes=world // here,
+            precision=f.precision,  # pyright: ignore[reportArgumentType]  # Fabric checks the words itself
+        )
+        fabric.launch()
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise ParaflowkitError(f"The 'fabric' section does not fit this machine: {error}") from error
+    return fabric
+
+
+def make_maker(config: RunConfig, fabric: Fabric, pieces: Pieces, mesh: Mesh) -> Callable[[Sequence[Request]], Problem]:
+    """A function that turns a batch of requests into a problem; grid and evaluator are made once."""
+    dtype = torch.float64 if config.run.dtype == "float64" else torch.float32
+    grid = _grid(config, pieces.model)
+    treatment = Treatment(**config.prediction.model_dump())
+    evaluator = Evaluator(fabric, pieces.model, pieces.stepper.nodes(grid, pieces.model.noise).t, dtype, mesh)
+
+    def make(batch: Sequence[Request]) -> Problem:
+        return make_problem(
+            pieces.model,
+            pieces.stepper,
+            grid,
+            [request.seed for request in batch],
+            classes=[request.class_id for request in batch],
+            prompts=[request.prompt for request in batch],
+            negative_prompts=[request.negative_prompt for request in batch],
+            guidance=[request.guidance for request in batch],
+            dtype=dtype,
+            device=fabric.device,
+            treatment=treatment,
+            evaluate=evaluator,
+        )
+
+    return make
+
+
+def with_grid(config: RunConfig, model: VelocityModel) -> RunConfig:
+    """A section ``grid`` that says nothing but the steps is that of the model's usual grid.
+
+    All or nothing: settings of two grids that are mixed are neither. The result is what the run's folder records.
+    """
+    if config.grid.model_fields_set - {"steps"}:
+        return config
+    return replace(config, grid=GridConfig(steps=config.grid.steps, **model.grid_settings(config.grid.steps)))
+
+
+def _grid(config: RunConfig, model: VelocityModel) -> TimeGrid:
+    settings = config.grid.model_dump()
+    tokens = settings.pop("image_tokens")
+    if tokens is not None:
+        if not isinstance(model.noise, FlowMatching):
+            raise ValueError("'image_tokens' is a setting of flow-matching grids: leave it out.")
+        settings["shift"] = resolution_shift(tokens)
+    return make_grid(model.noise, **settings)
+
+
+def sequential_pair() -> tuple[ParallelSolver[Any, Any], WindowPolicy[Any]]:
+    """The sampler that parallel solvers are compared with."""
+    return (
+        registry.get("solver", "sequential")(registry.config_class("solver", "sequential")()),
+        registry.get("window", "sliding")(registry.config_class("window", "sliding")(size=1)),
+    )
+
+
+def warm_up(problem: Problem) -> None:
+    """One call of the network, so that neither of the compared samplers pays for the first."""
+    first = torch.zeros(1, dtype=torch.int64, device=problem.x0.device)
+    with torch.no_grad():
+        problem.output(problem.x0[:1], first, first)
