@@ -105,6 +105,9 @@ class OutputConfig(ComponentConfig):
     upscale: int = Field(default=8, ge=1, description="Pixels of a PNG for each pixel of a sample.")
     images: bool = Field(default=True, description="Write a PNG a sample and the grid.")
     plot: bool = Field(default=True, description="Write the convergence plot.")
+    logger: Literal["csv", "tensorboard"] | None = Field(
+        default=None, description="Log figures of each sweep and request into the folder `logs` of the run's."
+    )
     trajectory: bool = Field(
         default=False, description="Write all states of every sample, from which a later run can start warm."
     )

@@ -17,6 +17,7 @@ from paraflowkit.core.problem import Problem
 from paraflowkit.core.solver import ParallelSolver
 from paraflowkit.core.window import WindowPolicy
 from paraflowkit.errors import ParaflowkitError
+from paraflowkit.fabric.callbacks import Callback, Log, Run, make_logger
 from paraflowkit.fabric.folder import RunFolder, check_same_everywhere, open_folder
 from paraflowkit.fabric.mesh import Mesh
 from paraflowkit.fabric.outputs import Summary, sample_rows
@@ -64,6 +65,7 @@ def predict(
     *,
     model: VelocityModel | None = None,
     on_sweep: SweepCallback | None = None,
+    callbacks: Sequence[Callback] = (),
     save: bool = True,
     resume: bool = False,
 ) -> Prediction:
@@ -71,8 +73,10 @@ def predict(
 
     Args:
         config: see :func:`paraflowkit.config.load`. fabric: launched by the caller, or None to make the configured one.
+            Loggers that it has are fed.
         model: used in place of the configured one; it is moved and converted in place, as Fabric does.
-        on_sweep: called after each sweep of the parallel solver.
+        on_sweep: called after each sweep of the parallel solver, by the first process. callbacks: see
+            :class:`~paraflowkit.fabric.callbacks.Callback`.
         save: write the run folder (images, grid, results, configuration, plot); otherwise nothing touches the disk.
         resume: go on with the run in the folder, if there is one: what it finished is kept.
 
@@ -88,99 +92,157 @@ def predict(
     mesh = Mesh.of(fabric)
     with Watch(fabric):
         check_same_everywhere(fabric, config, requests)
-        return _predict(config, requests, fabric, mesh, model, on_sweep, save, resume)
+        return _Loop(config, requests, fabric, mesh, model)(on_sweep, callbacks, save, resume)
 
 
-def _predict(
-    config: RunConfig,
-    requests: list[Request],
-    fabric: Fabric,
-    mesh: Mesh,
-    model: VelocityModel | None,
-    on_sweep: SweepCallback | None,
-    save: bool,
-    resume: bool,
-) -> Prediction:
-    """:func:`predict` of processes that agree on what to do."""
-    try:
-        pieces = Pieces(
-            model=model or make_component(config.model),
-            stepper=make_component(config.stepper),
-            solver=make_component(config.solver),
-            window=make_component(config.window),
-        )
-        # The conditions of all requests are looked at before the first is made.
-        pieces.model.condition([r.class_id for r in requests], [r.prompt for r in requests])
-        config = with_grid(config, pieces.model)
-        make = make_maker(config, fabric, pieces, mesh)
-        batches = [requests[i : i + config.run.batch] for i in range(0, len(requests), config.run.batch)]
-        first = make(batches[0])
-        check_pair(first.rule, pieces.solver)
-    except ValueError as error:
-        raise ParaflowkitError(str(error)) from error
-    section = f"solver {config.solver.name}"
-    try:
-        pieces.solver.init(first)
-        section = f"window {config.window.name}"
-        pieces = replace(pieces, window=pieces.window.fit(first, config.run.max_rows))
-    except ValueError as error:
-        raise ParaflowkitError(f"{section}: {error}") from error
-    warm = None
-    if config.run.warm_start is not None:
-        shape = pieces.model.shape
-        warm = load_trajectory(Path(config.run.warm_start), first.nodes, len(requests), shape)
-    folder = _folder(config, requests, fabric, resume) if save else None
-    if folder is not None and folder.finished:
-        return _read(folder, lambda x: _decode(config, pieces.model, x))
-    kept = fabric.broadcast({} if folder is None or not fabric.is_global_zero else folder.load())
-    made: _Made = {number: (Part.from_bytes(data), None) for number, data in kept.items()}
-    reference = sequential_pair() if config.run.compare else None
-    todo = mesh.mine([number for number in range(len(batches)) if number not in made])
-    if reference is not None and todo:
-        warm_up(first)
-    for number in todo:
-        batch, at = batches[number], config.run.batch * number
-        problem = first if number == 0 else make(batch)
-        plain = _solve(config, reference, problem, max_sweeps=None) if reference is not None else None
+class _Loop:
+    """:func:`predict` in processes that agree on what to do.
 
-        def told(info: SweepInfo, number: int = number) -> None:
-            if on_sweep is not None and fabric.is_global_zero:
-                on_sweep(number, len(batches), info)
+    Raises:
+        ParaflowkitError: when it is made, if pieces do not fit each other or the requests.
+    """
 
-        pair = (pieces.solver, pieces.window)
-        guess = None if warm is None else warm[at : at + len(batch)]
+    def __init__(
+        self, config: RunConfig, requests: list[Request], fabric: Fabric, mesh: Mesh, model: VelocityModel | None
+    ) -> None:
+        self.requests, self.fabric, self.mesh = requests, fabric, mesh
+        try:
+            pieces = Pieces(
+                model=model or make_component(config.model),
+                stepper=make_component(config.stepper),
+                solver=make_component(config.solver),
+                window=make_component(config.window),
+            )
+            # The conditions of all requests are looked at before the first is made.
+            pieces.model.condition([r.class_id for r in requests], [r.prompt for r in requests])
+            self.config = config = with_grid(config, pieces.model)
+            self.make = make_maker(config, fabric, pieces, mesh)
+            self.batches = [requests[i : i + config.run.batch] for i in range(0, len(requests), config.run.batch)]
+            self.first = self.make(self.batches[0])
+            check_pair(self.first.rule, pieces.solver)
+        except ValueError as error:
+            raise ParaflowkitError(str(error)) from error
+        section = f"solver {config.solver.name}"
+        try:
+            pieces.solver.init(self.first)
+            section = f"window {config.window.name}"
+            self.pieces = replace(pieces, window=pieces.window.fit(self.first, config.run.max_rows))
+        except ValueError as error:
+            raise ParaflowkitError(f"{section}: {error}") from error
+        self.warm = None
+        if config.run.warm_start is not None:
+            shape = pieces.model.shape
+            self.warm = load_trajectory(Path(config.run.warm_start), self.first.nodes, len(requests), shape)
+        self.reference = sequential_pair() if config.run.compare else None
+
+    def __call__(
+        self, on_sweep: SweepCallback | None, callbacks: Sequence[Callback], save: bool, resume: bool
+    ) -> Prediction:
+        config, fabric = self.config, self.fabric
+        folder = _folder(config, self.requests, fabric, resume) if save else None
+        if folder is not None and folder.finished:
+            return _read(folder, self._decode)
+        calls = [*callbacks, *([_OnSweep(on_sweep)] if on_sweep is not None else [])]
+        loggers = list(fabric.loggers)
+        if config.output.logger is not None and folder is not None:
+            loggers.append(make_logger(config.output.logger, folder.path))
+        calls += [Log(loggers)] if loggers else []
+        path = None if folder is None else folder.path
+        run = Run(config, fabric, self.mesh, self.requests, len(self.batches), path)
+        try:
+            for call in calls:
+                call.on_predict_start(run)
+            prediction = self._make_all(run, folder, calls)
+            for call in calls:
+                call.on_predict_end(run, prediction)
+        except BaseException as error:
+            for call in calls:
+                call.on_exception(run, error)
+            raise
+        return prediction
+
+    def _make_all(self, run: Run, folder: RunFolder | None, calls: Sequence[Callback]) -> Prediction:
+        fabric = self.fabric
+        kept = fabric.broadcast({} if folder is None or not fabric.is_global_zero else folder.load())
+        made: _Made = {number: (Part.from_bytes(data), None) for number, data in kept.items()}
+        todo = self.mesh.mine([number for number in range(len(self.batches)) if number not in made])
+        if self.reference is not None and todo:
+            warm_up(self.first)
+        for number in todo:
+            for call in calls:
+                call.on_batch_start(run, number)
+            part, shown = made[number] = self._batch(run, number, calls)
+            if self.mesh.time_rank == 0:
+                if folder is not None:
+                    folder.add(number, part, shown)
+                    if fabric.is_global_zero:
+                        folder.tell()
+                for call in calls:
+                    for row, image in zip(part.rows, shown, strict=True):
+                        call.on_request_end(run, row, image)
+            for call in calls:
+                call.on_batch_end(run, number)
+        return self._result(_exchange(made, self.mesh), folder)
+
+    def _batch(self, run: Run, number: int, calls: Sequence[Callback]) -> tuple[Part, torch.Tensor]:
+        """Solve a batch: its part, and its decoded samples on the CPU."""
+        config, batch, at = self.config, self.batches[number], self.config.run.batch * number
+        problem = self.first if number == 0 else self.make(batch)
+        plain = _solve(config, self.reference, problem, max_sweeps=None) if self.reference is not None else None
+
+        def told(info: SweepInfo) -> None:
+            for call in calls:
+                call.on_sweep_end(run, number, info)
+
+        pair = (self.pieces.solver, self.pieces.window)
+        guess = None if self.warm is None else self.warm[at : at + len(batch)]
         solution = _solve(config, pair, problem, config.run.max_sweeps, told, config.output.trajectory, guess)
-        shown = _decode(config, pieces.model, solution.x)
-        theirs = None if plain is None else _decode(config, pieces.model, plain.x)
-        rows = sample_rows(at, batch, solution, plain, pieces.model.data_std, (shown, theirs))
-        part = Part.of(rows, solution, plain)
-        made[number] = (part, shown.cpu())
-        if folder is not None and mesh.time_rank == 0:
-            folder.add(number, part, shown.cpu())
-            if fabric.is_global_zero:
-                folder.tell()
-    made = _exchange(made, mesh)
-    parts = [made[number][0] for number in range(len(batches))]
-    pictures = (made[number][1] for number in range(len(batches)))
-    summary = Summary.start(pieces.model, config, fabric.device)
-    for part in parts:
-        summary.add(part)
-    done = torch.cat([part.samples for part in parts])
-    seen = torch.cat(
-        [
-            _decode(config, pieces.model, p.samples.to(fabric.device)).cpu() if i is None else i
-            for p, i in zip(parts, pictures, strict=True)
-        ]
-    )
-    if folder is not None and fabric.is_global_zero:
-        folder.finish(done, seen, summary, first.steps, pieces.solver.config.tolerance)
-        if config.output.trajectory:
-            whole = torch.cat([part.trajectory for part in parts if part.trajectory is not None])
-            save_trajectory(folder.path / "trajectory.safetensors", whole, first.nodes)
-        folder.clear()
-    fabric.barrier()
-    rows = [row for part in parts for row in part.rows]
-    return Prediction(done, seen, rows, summary, folder.path if folder is not None else None)
+        shown = self._decode(solution.x)
+        theirs = None if plain is None else self._decode(plain.x)
+        rows = sample_rows(at, batch, solution, plain, self.pieces.model.data_std, (shown, theirs))
+        return Part.of(rows, solution, plain), shown.cpu()
+
+    def _decode(self, x: torch.Tensor) -> torch.Tensor:
+        """What samples stand for; the samples themselves where no images are wanted."""
+        return self.pieces.model.decode(x) if self.config.output.images else x
+
+    def _result(self, made: _Made, folder: RunFolder | None) -> Prediction:
+        """All batches together, and in the folder what is made of all."""
+        parts = [made[number][0] for number in range(len(self.batches))]
+        pictures = [made[number][1] for number in range(len(self.batches))]
+        summary = Summary.start(self.pieces.model, self.config, self.fabric.device)
+        for part in parts:
+            summary.add(part)
+        done = torch.cat([part.samples for part in parts])
+        seen = torch.cat(
+            [
+                self._decode(part.samples.to(self.fabric.device)).cpu() if picture is None else picture
+                for part, picture in zip(parts, pictures, strict=True)
+            ]
+        )
+        if folder is not None and self.fabric.is_global_zero:
+            if self.config.output.trajectory:
+                whole = torch.cat([part.trajectory for part in parts if part.trajectory is not None])
+                save_trajectory(folder.path / "trajectory.safetensors", whole, self.first.nodes)
+            folder.finish(done, seen, summary, self.first.steps, self.pieces.solver.config.tolerance)
+            folder.clear()
+        self.fabric.barrier()
+        rows = [row for part in parts for row in part.rows]
+        return Prediction(done, seen, rows, summary, folder.path if folder is not None else None)
+
+
+class _OnSweep(Callback):
+    """A plain function as a callback of the first process."""
+
+    def __init__(self, function: SweepCallback) -> None:
+        self.function = function
+
+    def on_sweep_end(self, run: Run, batch: int, info: SweepInfo) -> None:
+        if run.fabric.is_global_zero:
+            self.function(batch, run.batches, info)
+
+
+_Made = dict[int, tuple[Part, "torch.Tensor | None"]]
 
 
 def _folder(config: RunConfig, requests: Sequence[Request], fabric: Fabric, resume: bool) -> RunFolder:
@@ -203,9 +265,6 @@ def _read(folder: RunFolder, decode: Callable[[torch.Tensor], torch.Tensor]) -> 
     return Prediction(samples, decode(samples).cpu(), rows, Summary.read(folder.path / "summary.json"), folder.path)
 
 
-_Made = dict[int, tuple[Part, "torch.Tensor | None"]]
-
-
 def _exchange(made: _Made, mesh: Mesh) -> _Made:
     """The batches of all data groups, on every rank."""
     if mesh.data == 1:
@@ -214,11 +273,6 @@ def _exchange(made: _Made, mesh: Mesh) -> _Made:
     everyone: list[dict[int, tuple[bytes, torch.Tensor | None]]] = [{} for _ in range(mesh.data * mesh.time)]
     dist.all_gather_object(everyone, mine)
     return {number: (Part.from_bytes(data), shown) for one in everyone for number, (data, shown) in one.items()}
-
-
-def _decode(config: RunConfig, model: VelocityModel, x: torch.Tensor) -> torch.Tensor:
-    """What samples stand for; the samples themselves where no images are wanted."""
-    return model.decode(x) if config.output.images else x
 
 
 def _solve(
