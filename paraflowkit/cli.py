@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -65,30 +66,37 @@ def predict(
         changes.append("output.trajectory=true")
     if warm_start is not None:
         changes.append(f"run.warm_start={json.dumps(str(warm_start), ensure_ascii=False)}")
-    from paraflowkit.fabric.launch import first_process, launch, launched, mesh_sizes, report
+    from paraflowkit.fabric.launch import FAILED, first_process, launch, launched, mesh_sizes, report
 
     try:
         run = load(config, changes)
         if run.fabric.devices > 1 and not launched():
             mesh_sizes(run.fabric.devices, run.mesh.data, run.mesh.time)
             flag = ["--resume"] if resume else []
-            launch(run.fabric.devices, ["predict", "--config", str(config), *flag, "--", *changes])
+            if not launch(run.fabric.devices, ["predict", "--config", str(config), *flag, "--", *changes]):
+                raise typer.Exit(1)
             return
         made = _predict_with_progress(run, resume)
     except ParaflowkitError as error:
         if report(str(error)):  # to the process that started this one, which says it once for all
             raise typer.Exit(2) from error
         _fail(error)
+    except typer.Exit:
+        raise
     except Exception as error:
         report(f"{type(error).__name__}: {error}")
         raise
     except KeyboardInterrupt:
+        if launched():
+            raise typer.Exit(130) from None
         typer.echo("Stopped. What was finished is kept: the same command with --resume makes the rest.", err=True)
         raise typer.Exit(130) from None
     if first_process():
         _print_summary(made)
     if made.summary.failed:
-        raise typer.Exit(1)
+        if FAILED not in os.environ:
+            raise typer.Exit(1)
+        Path(os.environ[FAILED]).touch()  # to the agent, an exit status would be the fall of a process
 
 
 def _predict_with_progress(run: RunConfig, resume: bool) -> Prediction:

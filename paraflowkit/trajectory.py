@@ -12,15 +12,20 @@ from torch import Tensor
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.grid import TimeGrid
 
-__all__ = ["load_trajectory", "save_trajectory"]
+__all__ = ["load_trajectory", "save_trajectory", "trajectory_bytes"]
+
+
+def trajectory_bytes(trajectory: Tensor, nodes: TimeGrid) -> bytes:
+    """``(samples, N + 1, *shape)`` states and the nodes they belong to, as the contents of a safetensors file."""
+    levels = {"times": nodes.t, "alpha": nodes.alpha, "sigma": nodes.sigma}
+    tensors = {"trajectory": trajectory, **levels}
+    return save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
 
 
 def save_trajectory(path: Path, trajectory: Tensor, nodes: TimeGrid) -> None:
-    """Write ``(samples, N + 1, *shape)`` states and the nodes they belong to, as safetensors."""
-    levels = {"times": nodes.t, "alpha": nodes.alpha, "sigma": nodes.sigma}
-    tensors = {"trajectory": trajectory, **levels}
+    """Write :func:`trajectory_bytes` to a file."""
     # Not save_file, which makes files that nobody else may read.
-    path.write_bytes(save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
+    path.write_bytes(trajectory_bytes(trajectory, nodes))
 
 
 def load_trajectory(path: Path, nodes: TimeGrid, samples: int, shape: tuple[int, ...]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -78,6 +79,37 @@ def test_a_rank_that_fails_ends_all_with_its_name(tmp_path: Path, fault: str, ca
     assert time.time() - float((tmp_path / "when").read_text()) < 15
     how = f"failed: {cause}" if cause else "has given no sign of life for 8 s"
     assert made.stderr.splitlines()[-1].startswith(f"Rank 1 of 2 on {os.uname().nodename} {how}")
+
+
+@pytest.mark.slow
+def test_samples_that_fail_are_no_fall_of_a_process(tmp_path: Path) -> None:
+    made = _command(tmp_path, run={"batch": 2, "max_sweeps": 1})
+    assert made.returncode == 1
+    assert "failed" not in made.stderr
+    assert "3 of 3 samples" in made.stdout
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_with_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    (tmp_path / "slow_model.py").write_text(FAILING.format(fault="time.sleep(60)"))
+    run = {**RUN, "model": "slow_model:Failing", "output": {**RUN["output"], "folder": str(tmp_path / "run")}}
+    path.write_text(json.dumps(run))
+    command = subprocess.Popen(
+        [sys.executable, "-m", "paraflowkit", "predict", "-c", str(path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+    )
+    while not (tmp_path / "when").exists():
+        assert command.poll() is None
+        time.sleep(0.2)
+    os.killpg(command.pid, signal.SIGINT)
+    _, said = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert said.strip().splitlines()[-1].startswith("Stopped. What was finished is kept")
+    assert "Traceback" not in said
 
 
 def test_a_mesh_that_does_not_fit_is_refused_before_anything_starts(tmp_path: Path) -> None:

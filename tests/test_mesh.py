@@ -165,25 +165,38 @@ def test_the_strategy_puts_ranks_on_the_mesh(tmp_path: Path) -> None:
     run_ranks(_launch, 4, tmp_path)
 
 
-def _silent(rank: int, folder: Path, fault: str) -> None:
+def _silent(rank: int, folder: Path, fault: str, lost: int) -> None:
     os.environ["TORCHELASTIC_ERROR_FILE"] = str(folder / f"said-{rank}")
-    with Watch(_fabric(rank, 3, MeshStrategy()), patience=2.0):
+    with Watch(_fabric(rank, 3, MeshStrategy()), patience=3.0):
         time.sleep(1.5)
-        if rank == 1:
+        if rank == lost:
+            if fault == "raises":
+                raise ParaflowkitError("the disk is full")
             os.kill(os.getpid(), signal.SIGSTOP if fault == "stops" else signal.SIGKILL)
         time.sleep(30)
 
 
-@pytest.mark.parametrize("fault", ["stops", "dies"])
-def test_a_rank_that_gives_no_sign_of_life_ends_the_others(tmp_path: Path, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "lost"),
+    [
+        ("stops", 0),
+        ("raises", 1),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("stops", 1), ("dies", 1), ("dies", 0), ("raises", 0))
+        ),
+    ],
+)
+def test_a_rank_that_is_lost_ends_the_others(tmp_path: Path, fault: str, lost: int) -> None:
     began = time.monotonic()
     with pytest.raises(AssertionError):
-        run_ranks(_silent, 3, tmp_path, fault, seconds=8.0)
-    assert time.monotonic() - began < 25
-    for rank in (0, 2):
+        run_ranks(_silent, 3, tmp_path, fault, lost, seconds=15.0)
+    assert time.monotonic() - began < 12
+    how = "failed: the disk is full" if fault == "raises" else "has given no sign of life for 3 s"
+    for rank in {0, 1, 2} - {lost}:
         said = json.loads((tmp_path / f"said-{rank}").read_text())["message"]
-        assert said.startswith(f"Rank 1 of 3 on {platform.node()} has given no sign of life for 2 s")
-    assert not (tmp_path / "said-1").exists()
+        assert said.startswith(f"Rank {lost} of 3 on {platform.node()} {how}")
+    assert not (tmp_path / f"said-{lost}").exists()
 
 
 def _busy(rank: int, folder: Path) -> None:
@@ -223,3 +236,26 @@ def _broken(rank: int, folder: Path) -> None:
 
 def test_a_rank_that_has_ended_is_a_sentence(tmp_path: Path) -> None:
     run_ranks(_broken, 2, tmp_path)
+
+
+def _other_weights(rank: int, folder: Path) -> None:
+    model = registry.get("model", "digits-flow")(registry.config_class("model", "digits-flow")())
+    if rank:
+        model.unet.conv_in.bias.data += 1e-6
+    run = loads(json.dumps({"model": "digits-flow", "requests": [{"classes": [1]}]}), "run.yaml")
+    with pytest.raises(ParaflowkitError, match=r"Rank 1 on .* has other weights than rank 0"):
+        predict(run, _fabric(rank, 2, MeshStrategy()), model=model, save=False)
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    run_ranks(_other_weights, 2, tmp_path)
+
+
+def _measured_window(rank: int, folder: Path) -> None:
+    data = {"model": "digits-flow", "requests": [{"classes": [1]}], "window": "fit"}
+    with pytest.raises(ParaflowkitError, match="window fit measures the memory of one device"):
+        predict(loads(json.dumps(data), "run.yaml"), _fabric(rank, 2, MeshStrategy()), save=False)
+
+
+def test_windows_that_fit_one_devices_memory_are_refused(tmp_path: Path) -> None:
+    run_ranks(_measured_window, 2, tmp_path)

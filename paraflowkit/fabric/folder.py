@@ -6,6 +6,7 @@ samples, grid, plot and, as the last, the summary are put together from them, an
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -18,14 +19,14 @@ import torch.distributed as dist
 from lightning.fabric import Fabric
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from paraflowkit.config import RunConfig, dump, to_data
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.fabric.outputs import Summary, is_image
 from paraflowkit.fabric.part import Part
 from paraflowkit.report.images import png_bytes, to_grid, to_image
-from paraflowkit.report.plot import save_convergence
+from paraflowkit.report.plot import convergence_png
 from paraflowkit.requests import Request
 
 #: Sections and settings that a resumed run may change: where and how it is computed and shown, not what.
@@ -85,13 +86,13 @@ class RunFolder:
             data = path.read_bytes()
             try:
                 Part.from_bytes(data)
-            except (SafetensorError, ValueError, KeyError):
+            except (SafetensorError, ValueError, KeyError, TypeError):
                 continue  # damaged: it is made again
             made[number] = data
         return made
 
-    def read(self) -> tuple[Tensor, list[dict[str, Any]]]:
-        """Samples and rows of a finished run.
+    def read(self) -> tuple[Tensor, list[dict[str, Any]], Summary]:
+        """Samples, rows and summary of a finished run.
 
         Raises:
             ParaflowkitError: its files are gone.
@@ -99,11 +100,13 @@ class RunFolder:
         try:
             samples = load_file(self.path / "samples.safetensors")["samples"]
             rows = [json.loads(line) for line in (self.path / "results.jsonl").read_text().splitlines()]
-        except (OSError, ValueError, SafetensorError) as error:
+            summary = Summary.read(self.path / "summary.json")
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ParaflowkitError(
-                f"{self.path}: its run is finished, but samples.safetensors or results.jsonl cannot be read ({error})."
+                f"{self.path}: its run is finished, but its files cannot be read ({error})."
             ) from error
-        return samples, rows
+        self.clear()  # which a process that was killed may not have come to
+        return samples, rows, summary
 
     def add(self, number: int, part: Part, shown: Tensor) -> None:
         """Write a batch: images of decoded samples ``(n, …)``, then the part that says that they are there.
@@ -145,7 +148,7 @@ class RunFolder:
         write(self.path / "samples.safetensors", save({"samples": samples.contiguous()}))
         if out.plot:
             title = f"{self.config.solver.name}, {steps} steps, {summary.samples} samples"
-            save_convergence(summary.stats, steps, tolerance, title, self.path / "convergence.png")
+            write(self.path / "convergence.png", convergence_png(summary.stats, steps, tolerance, title))
         write(self.path / "summary.json", json.dumps(summary.to_dict(), indent=2) + "\n")
 
     def clear(self) -> None:
@@ -198,6 +201,30 @@ def check_same_everywhere(fabric: Fabric, config: RunConfig, requests: Sequence[
             raise ParaflowkitError(
                 f"Rank {rank} on {node} was given another run than rank 0 on {everyone[0][0]}: {'; '.join(changed)} "
                 "there. Start all processes with the same run file and overrides."
+            )
+
+
+def check_same_weights(fabric: Fabric, model: nn.Module) -> None:
+    """Refuse a model whose weights differ between processes: a solve that they share would be of no network.
+
+    Looks at the first 64 numbers of each parameter and buffer.
+
+    Raises:
+        ParaflowkitError: on every process; the sentence names the first other one and its host.
+    """
+    if fabric.world_size == 1:
+        return
+    seen = hashlib.sha256()
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        part = value.detach().flatten()[:64].cpu()
+        seen.update(name.encode() + repr((tuple(value.shape), part.double().tolist())).encode())
+    everyone: list[tuple[str, str]] = [("", "")] * fabric.world_size
+    dist.all_gather_object(everyone, (platform.node(), seen.hexdigest()))
+    for rank, (node, digest) in enumerate(everyone):
+        if digest != everyone[0][1]:
+            raise ParaflowkitError(
+                f"Rank {rank} on {node} has other weights than rank 0 on {everyone[0][0]}: load the same files "
+                "everywhere, or give random weights the same seed."
             )
 
 

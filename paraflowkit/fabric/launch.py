@@ -9,12 +9,18 @@ import json
 import logging
 import os
 import platform
+import signal
 import sys
 import time
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from paraflowkit.errors import ParaflowkitError
+
+#: Environment variables of the processes that :func:`launch` starts: who did, and where to tell of samples that failed.
+PARENT, FAILED = "PARAFLOWKIT_PARENT", "PARAFLOWKIT_FAILED"
 
 
 def launched() -> bool:
@@ -27,12 +33,17 @@ def first_process() -> bool:
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
-def launch(processes: int, arguments: Sequence[str]) -> None:
+def launch(processes: int, arguments: Sequence[str]) -> bool:
     """Run ``paraflowkit`` with these arguments in several processes of this machine, and wait for them.
+
+    Returns:
+        Whether all samples converged.
 
     Raises:
         ParaflowkitError: one failed; the sentence names its rank, the host and the cause. The others are ended.
+        KeyboardInterrupt: the user stopped them.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -45,21 +56,37 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
         max_restarts=0,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "paraflowkit", *arguments)
+        with TemporaryDirectory() as folder:
+            failed = Path(folder) / "failed"
+            os.environ |= {PARENT: str(os.getpid()), FAILED: str(failed)}
+            elastic_launch(config, sys.executable)("-m", "paraflowkit", *arguments)
+            return not failed.exists()
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from error
+        raise ParaflowkitError(
+            f"Ended by {error.sigval.name}. What was finished is kept: the same command with --resume makes the rest."
+        ) from error
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        # Those that say why come before those that were ended for it.
+        told = {rank: failure for rank, failure in error.failures.items() if os.path.isfile(failure.error_file)}
+        rank, failure = min((told or error.failures).items(), key=lambda item: item[1].timestamp)
         if failure.exitcode < 0:
             cause = f"it was ended by {failure.signal_name()}."
-        elif failure.error_file_data.get("message"):
+        elif os.path.isfile(failure.error_file):
             cause = failure.message
             if cause.startswith("Rank "):  # what one process says of another
                 raise ParaflowkitError(cause) from error
         else:
             cause = f"it ended with exit code {failure.exitcode}."
         raise ParaflowkitError(f"Rank {rank} of {processes} on {platform.node()} failed: {cause}") from error
+    finally:
+        for name in (PARENT, FAILED):
+            os.environ.pop(name, None)
 
 
 def report(message: str) -> bool:

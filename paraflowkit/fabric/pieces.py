@@ -29,6 +29,15 @@ from paraflowkit.sections import GridConfig
 from paraflowkit.spacing import make_grid, resolution_shift
 
 
+def make_model(config: RunConfig, fabric: Fabric) -> VelocityModel:
+    """The configured model; what it draws at random is the same in every process."""
+    if fabric.world_size == 1:
+        return make_component(config.model)
+    with torch.random.fork_rng():
+        torch.manual_seed(fabric.broadcast(torch.initial_seed() % 2**31))
+        return make_component(config.model)
+
+
 @dataclass(frozen=True)
 class Pieces:
     """The four plugins of a run."""

@@ -18,7 +18,7 @@ from paraflowkit.core.solver import ParallelSolver
 from paraflowkit.core.window import WindowPolicy
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.fabric.callbacks import Callback, Log, Run, make_logger
-from paraflowkit.fabric.folder import RunFolder, check_same_everywhere, open_folder
+from paraflowkit.fabric.folder import RunFolder, check_same_everywhere, check_same_weights, open_folder, write
 from paraflowkit.fabric.mesh import Mesh
 from paraflowkit.fabric.outputs import Summary, sample_rows
 from paraflowkit.fabric.part import Part
@@ -27,6 +27,7 @@ from paraflowkit.fabric.pieces import (
     make_component,
     make_fabric,
     make_maker,
+    make_model,
     sequential_pair,
     warm_up,
     with_grid,
@@ -35,7 +36,7 @@ from paraflowkit.fabric.watch import Watch
 from paraflowkit.requests import Request, read_requests
 from paraflowkit.solution import Solution
 from paraflowkit.solve import SweepInfo, check_pair, solve
-from paraflowkit.trajectory import load_trajectory, save_trajectory
+from paraflowkit.trajectory import load_trajectory, trajectory_bytes
 
 #: Called after each sweep with the batch's number, the number of batches and what the solver tells.
 SweepCallback = Callable[[int, int, SweepInfo], None]
@@ -108,7 +109,7 @@ class _Loop:
         self.requests, self.fabric, self.mesh = requests, fabric, mesh
         try:
             pieces = Pieces(
-                model=model or make_component(config.model),
+                model=model or make_model(config, fabric),
                 stepper=make_component(config.stepper),
                 solver=make_component(config.solver),
                 window=make_component(config.window),
@@ -122,6 +123,11 @@ class _Loop:
             check_pair(self.first.rule, pieces.solver)
         except ValueError as error:
             raise ParaflowkitError(str(error)) from error
+        check_same_weights(fabric, pieces.model)
+        if mesh.time > 1 and config.window.name == "fit":
+            raise ParaflowkitError(
+                "window fit measures the memory of one device: with several that share a call, choose sliding."
+            )
         section = f"solver {config.solver.name}"
         try:
             pieces.solver.init(self.first)
@@ -139,9 +145,11 @@ class _Loop:
         self, on_sweep: SweepCallback | None, callbacks: Sequence[Callback], save: bool, resume: bool
     ) -> Prediction:
         config, fabric = self.config, self.fabric
-        folder = _folder(config, self.requests, fabric, resume) if save else None
-        if folder is not None and folder.finished:
-            return _read(folder, self._decode)
+        folder, finished = _folder(config, self.requests, fabric, resume) if save else (None, False)
+        if folder is not None and finished:
+            read: Any = fabric.broadcast(folder.read() if fabric.is_global_zero else None)
+            samples, rows, summary = read
+            return Prediction(samples, self._decode(samples.to(fabric.device)).cpu(), rows, summary, folder.path)
         calls = [*callbacks, *([_OnSweep(on_sweep)] if on_sweep is not None else [])]
         loggers = list(fabric.loggers)
         if config.output.logger is not None and folder is not None:
@@ -152,7 +160,7 @@ class _Loop:
         try:
             for call in calls:
                 call.on_predict_start(run)
-            prediction = self._make_all(run, folder, calls)
+            prediction = self._make_all(run, folder, calls, resume)
             for call in calls:
                 call.on_predict_end(run, prediction)
         except BaseException as error:
@@ -161,9 +169,9 @@ class _Loop:
             raise
         return prediction
 
-    def _make_all(self, run: Run, folder: RunFolder | None, calls: Sequence[Callback]) -> Prediction:
+    def _make_all(self, run: Run, folder: RunFolder | None, calls: Sequence[Callback], resume: bool) -> Prediction:
         fabric = self.fabric
-        kept = fabric.broadcast({} if folder is None or not fabric.is_global_zero else folder.load())
+        kept = fabric.broadcast(folder.load() if folder is not None and resume and fabric.is_global_zero else {})
         made: _Made = {number: (Part.from_bytes(data), None) for number, data in kept.items()}
         todo = self.mesh.mine([number for number in range(len(self.batches)) if number not in made])
         if self.reference is not None and todo:
@@ -223,7 +231,7 @@ class _Loop:
         if folder is not None and self.fabric.is_global_zero:
             if self.config.output.trajectory:
                 whole = torch.cat([part.trajectory for part in parts if part.trajectory is not None])
-                save_trajectory(folder.path / "trajectory.safetensors", whole, self.first.nodes)
+                write(folder.path / "trajectory.safetensors", trajectory_bytes(whole, self.first.nodes))
             folder.finish(done, seen, summary, self.first.steps, self.pieces.solver.config.tolerance)
             folder.clear()
         self.fabric.barrier()
@@ -245,24 +253,22 @@ class _OnSweep(Callback):
 _Made = dict[int, tuple[Part, "torch.Tensor | None"]]
 
 
-def _folder(config: RunConfig, requests: Sequence[Request], fabric: Fabric, resume: bool) -> RunFolder:
-    """The run's folder, made by the first process; what that one cannot do, none goes on without."""
-    said: tuple[str, bool] = ("", True)
+def _folder(config: RunConfig, requests: Sequence[Request], fabric: Fabric, resume: bool) -> tuple[RunFolder, bool]:
+    """The run's folder, made by the first process, and whether the run in it has come to its end.
+
+    What the first process cannot do, none goes on without.
+    """
+    said: tuple[str, bool, bool] = ("", False, True)
     if fabric.is_global_zero:
         try:
-            said = (str(open_folder(config, requests, resume).path), True)
+            folder = open_folder(config, requests, resume)
+            said = (str(folder.path), resume and folder.finished, True)
         except ParaflowkitError as error:
-            said = (str(error), False)
-    text, fine = fabric.broadcast(said)
+            said = (str(error), False, False)
+    text, finished, fine = fabric.broadcast(said)
     if not fine:
         raise ParaflowkitError(text)
-    return RunFolder(Path(text), config)
-
-
-def _read(folder: RunFolder, decode: Callable[[torch.Tensor], torch.Tensor]) -> Prediction:
-    """A run that has come to its end."""
-    samples, rows = folder.read()
-    return Prediction(samples, decode(samples).cpu(), rows, Summary.read(folder.path / "summary.json"), folder.path)
+    return RunFolder(Path(text), config), finished
 
 
 def _exchange(made: _Made, mesh: Mesh) -> _Made:

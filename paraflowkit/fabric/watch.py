@@ -16,12 +16,15 @@ import torch.distributed as dist
 from lightning.fabric import Fabric
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-from paraflowkit.fabric.launch import report
+from paraflowkit.errors import ParaflowkitError
+from paraflowkit.fabric.launch import PARENT, report
 
 #: Host and number of a process.
 Place = tuple[str, int]
 #: Seconds without a sign of life after which a process counts as lost.
 PATIENCE = 8.0
+#: Seconds for which the first process, whose store it is, stays for the others to read there why the run ends.
+_LINGER = 2.5
 
 
 class Watch:
@@ -30,7 +33,8 @@ class Watch:
     Signs go through a store of the first process, beside the collectives, from a thread of their own: a long network
     call is no silence, a process that was stopped, or whose machine is gone, is. The first to miss a sign for
     ``patience`` seconds ends its process with a sentence that names the rank and its host, and the lost one as well if
-    it is on the same host; the others do so too, or are ended by what started them.
+    it is on the same host; the others do so too, or are ended by what started them. A process that leaves the block by
+    an exception says so, and the others end with its words.
 
     Args:
         fabric: launched. patience: seconds.
@@ -39,7 +43,12 @@ class Watch:
     def __init__(self, fabric: Fabric, patience: float = PATIENCE) -> None:
         self.fabric, self.patience = fabric, patience
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._failed: str | None = None
+        self._round = 0.0  # when the store last answered everything
+        self._heard: dict[int, float] = {}
+        self._threads: list[threading.Thread] = []
+        self._store: TCPStore | None = None  # the first process's serves all, for as long as it is held
+        self._ending = threading.Lock()
 
     def __enter__(self) -> Watch:
         fabric = self.fabric
@@ -51,56 +60,85 @@ class Watch:
             server = TCPStore("0.0.0.0", 0, is_master=True, wait_for_workers=False, timeout=wait)
         host = os.environ.get("MASTER_ADDR", "127.0.0.1")
         port: int = fabric.broadcast(server.port if server is not None else 0)
-        # The server's own client serves the first process; sharing the object between threads would be the fault.
         store = server if server is not None else TCPStore(host, port, is_master=False, timeout=wait)
+        self._store = store
         places: list[Place] = [("", 0)] * fabric.world_size
         dist.all_gather_object(places, (platform.node(), os.getpid()))
-        self._thread = threading.Thread(target=self._run, args=(store, places), name="paraflowkit-watch", daemon=True)
-        self._thread.start()
+        self._round = time.monotonic()
+        self._heard = {rank: self._round for rank in range(len(places)) if rank != fabric.global_rank}
+        for work in (self._talk, self._judge):
+            thread = threading.Thread(
+                target=work, args=(store, places), name=f"paraflowkit{work.__name__}", daemon=True
+            )
+            thread.start()
+            self._threads.append(thread)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._thread is None:
+        if not self._threads:
             return
         if kind is None:
             self.fabric.barrier()  # the store must outlive the last look of every process
+        else:
+            self._failed = f"{kind.__name__}: {error}" if not isinstance(error, ParaflowkitError) else str(error)
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join(2.0)
+        if kind is not None and self.fabric.global_rank == 0:
+            time.sleep(_LINGER)
 
-    def _run(self, store: TCPStore, places: list[Place]) -> None:
+    def _talk(self, store: TCPStore, places: list[Place]) -> None:
+        """All that may have to wait for the store. It hangs if the first process does; ``_judge`` sees that."""
         me, count = self.fabric.global_rank, 0
-        signs = dict.fromkeys((rank for rank in range(len(places)) if rank != me), b"")
-        heard = dict.fromkeys(signs, time.monotonic())
-        while not self._stop.wait(1.0):
-            count += 1
-            now = time.monotonic()
-            try:
+        signs = dict.fromkeys(self._heard, b"")
+        try:
+            while not self._stop.wait(1.0):
+                count += 1
                 store.set(f"alive/{me}", str(count))
                 for rank, old in signs.items():
+                    if store.check([f"failed/{rank}"]):
+                        said = store.get(f"failed/{rank}").decode()
+                        self._end(f"Rank {rank} of {len(places)} on {places[rank][0]} failed: {said}", None)
                     if store.check([f"alive/{rank}"]) and (sign := store.get(f"alive/{rank}")) != old:
-                        signs[rank], heard[rank] = sign, now
-            except (RuntimeError, dist.DistError):  # the store is the first process's
-                if self._stop.wait(1.0):
-                    return
-                self._end(0, places)
-            for rank, last in heard.items():
-                if now - last > self.patience:
-                    self._end(rank, places)
+                        signs[rank], self._heard[rank] = sign, time.monotonic()
+                self._round = time.monotonic()
+            if self._failed is not None:
+                store.set(f"failed/{me}", self._failed)
+        except (RuntimeError, dist.DistError):
+            return  # the store went with the first process: silence from now on
 
-    def _end(self, rank: int, places: list[Place]) -> None:
-        """End this process: the main thread may be waiting where no exception reaches it."""
-        node, process = places[rank]
+    def _judge(self, store: TCPStore, places: list[Place]) -> None:
+        """End this process when another one is lost, or the one that started it."""
+        parent = os.environ.get(PARENT)
+        while not self._stop.wait(0.5):
+            if parent is not None and str(os.getppid()) != parent:
+                os._exit(1)  # killed; nobody is left to tell
+            now = time.monotonic()
+            if self.fabric.global_rank and now - self._round > self.patience:
+                self._lost(0, places)
+            for rank, last in self._heard.items():
+                if self._round - last > self.patience:  # the store has answered since, without a sign of that one
+                    self._lost(rank, places)
+
+    def _lost(self, rank: int, places: list[Place]) -> None:
         said = (
-            f"Rank {rank} of {len(places)} on {node} has given no sign of life for {self.patience:g} s: it was "
-            "stopped or killed, or its machine is gone. What was finished is kept: go on with --resume."
+            f"Rank {rank} of {len(places)} on {places[rank][0]} has given no sign of life for {self.patience:g} s: it "
+            "was stopped or killed, or its machine is gone. What was finished is kept: go on with --resume."
         )
+        self._end(said, places[rank])
+
+    def _end(self, said: str, lost: Place | None) -> None:
+        """End this process: the main thread may be waiting where no exception reaches it."""
+        self._ending.acquire()  # never given back: one thread says why
         if not report(said):
             print(said, file=sys.stderr, flush=True)
-        if node == platform.node():
+        if lost is None and not self.fabric.global_rank:
+            time.sleep(_LINGER)
+        if lost is not None and lost[0] == platform.node():
             # What was stopped hears of nothing but this. It comes later than the reason, which it would else hide.
             time.sleep(1.0)
             with suppress(ProcessLookupError, PermissionError):
-                os.kill(process, signal.SIGKILL)
+                os.kill(lost[1], signal.SIGKILL)
         os._exit(1)

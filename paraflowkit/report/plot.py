@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -65,7 +65,9 @@ def convergence_figure(stats: Sequence[Stats], steps: int, tolerance: float, tit
     return figure
 
 
-def save_convergence(stats: Sequence[Stats], steps: int, tolerance: float, title: str, path: Path) -> None:
-    """Draw :func:`convergence_figure` into a PNG file."""
+def convergence_png(stats: Sequence[Stats], steps: int, tolerance: float, title: str) -> bytes:
+    """:func:`convergence_figure` as the contents of a PNG file."""
+    buffer = io.BytesIO()
     with torch.no_grad():
-        convergence_figure(stats, steps, tolerance, title).savefig(path, dpi=110)
+        convergence_figure(stats, steps, tolerance, title).savefig(buffer, dpi=110, format="png")
+    return buffer.getvalue()
