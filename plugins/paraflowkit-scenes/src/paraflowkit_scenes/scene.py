@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from paraflowkit_scenes.vocabulary import (
@@ -67,8 +68,8 @@ class Scene:
         return said if self.background is None else f"{said} on {self.background}"
 
 
-def _alternatives(words: object) -> str:
-    return "|".join(sorted((re.escape(word) for word in words), key=len, reverse=True))  # type: ignore[attr-defined]
+def _alternatives(words: Iterable[str]) -> str:
+    return "|".join(sorted((re.escape(word) for word in words), key=len, reverse=True))
 
 
 _THING = (
