@@ -120,6 +120,9 @@ class FabricConfig(ComponentConfig):
     devices: int = Field(default=1, ge=1, description="Of this machine, one process each.")
     strategy: str = Field(default="auto", description="As in Fabric; auto puts several devices on the mesh.")
     precision: str = Field(default="32-true", description="Of the network, e.g. bf16-mixed; times are never rounded.")
+    compile: bool = Field(
+        default=False, description="Compile the network: minutes at first, then faster; needs a C++ compiler on a CPU."
+    )
 
 
 class MeshConfig(ComponentConfig):
@@ -130,6 +133,10 @@ class MeshConfig(ComponentConfig):
     )
     data: int | None = Field(
         default=None, ge=1, description="Groups that share the requests; by default what `time` leaves."
+    )
+    shard: bool = Field(
+        default=False,
+        description="Leave each device of a group a piece of the network's weights, for networks too big for one.",
     )
 
 

@@ -46,6 +46,8 @@ class Stats:
         calls: times the network was called, more than ``iterations`` when ``max_rows`` cuts a sweep into chunks.
         rows: rows of all those calls together; guidance counts here.
         seconds, model_seconds: wall clock in all, and inside the network. The network's rest is ``rest_seconds``.
+        gather_seconds, compile_seconds: of those in the network, waiting for the outputs of other processes, and calls
+            for which it had to be compiled; the predict loop tells.
         buffer_bytes: largest size of the solver's own buffers, which does not depend on the number of steps.
         peak_bytes: peak memory allocated on an accelerator, 0 on a CPU (where only the process has a peak).
         fronts: per sweep, int64 ``(samples,)``, the first node of each window before the sweep.
@@ -61,6 +63,8 @@ class Stats:
     rows: int = 0
     seconds: float = 0.0
     model_seconds: float = 0.0
+    gather_seconds: float = 0.0
+    compile_seconds: float = 0.0
     buffer_bytes: int = 0
     peak_bytes: int = 0
     fronts: list[Tensor] = field(default_factory=list[Tensor])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import traceback
 import warnings
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import Strategy
 
 
 def _child(function: Callable[..., Any], rank: int, ranks: int, folder: Path, given: tuple[Any, ...]) -> None:
@@ -24,6 +27,17 @@ def _child(function: Callable[..., Any], rank: int, ranks: int, folder: Path, gi
     except BaseException:
         (folder / f"failed-{rank}").write_text(traceback.format_exc())
         raise
+
+
+def fabric_of(rank: int, ranks: int, strategy: Strategy | str) -> Fabric:
+    """A user's Fabric, within a rank, whose processes were started by something else, as torchrun does."""
+    os.environ.update(
+        LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(ranks), GROUP_RANK="0", LOCAL_WORLD_SIZE=str(ranks),
+        TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1",
+    )  # fmt: skip
+    fabric = Fabric(accelerator="cpu", devices=ranks, strategy=strategy)
+    fabric.launch()
+    return fabric
 
 
 def run_ranks(function: Callable[..., Any], ranks: int, folder: Path, *given: Any, seconds: float = 60.0) -> None:

@@ -30,7 +30,7 @@ from paraflowkit.solution import Solution, relative_rmse
 from paraflowkit.solve import solve
 from paraflowkit.spacing import make_grid
 from tests.problems import make_solver, make_stepper, sliding
-from tests.ranks import run_ranks
+from tests.ranks import fabric_of, run_ranks
 
 SOLVERS: dict[str, dict[str, Any]] = {
     "sequential": {},
@@ -139,25 +139,14 @@ def test_decisions_are_those_of_the_first_rank(tmp_path: Path) -> None:
     run_ranks(_disagree, 2, tmp_path)
 
 
-def _fabric(rank: int, ranks: int, strategy: MeshStrategy | str) -> Fabric:
-    """A user's Fabric whose processes were started by something else, as torchrun does."""
-    os.environ.update(
-        LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(ranks), GROUP_RANK="0", LOCAL_WORLD_SIZE=str(ranks),
-        TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1",
-    )  # fmt: skip
-    fabric = Fabric(accelerator="cpu", devices=ranks, strategy=strategy)
-    fabric.launch()
-    return fabric
-
-
 def _launch(rank: int, folder: Path) -> None:
-    fabric = _fabric(rank, 4, MeshStrategy(time=2))
+    fabric = fabric_of(rank, 4, MeshStrategy(time=2))
     mesh = Mesh.of(fabric)
     assert (mesh.data, mesh.time, mesh.data_rank, mesh.time_rank) == (2, 2, rank // 2, rank % 2)
     assert mesh.ranks == ((0, 1), (2, 3))[rank // 2]
     network = torch.nn.Linear(2, 2).requires_grad_(False)
     assert fabric.setup_module(network)(torch.zeros(1, 2)).shape == (1, 2)
-    plain = _fabric(rank, 4, "ddp")
+    plain = fabric_of(rank, 4, "ddp")
     assert (Mesh.of(plain).data, Mesh.of(plain).time) == (1, 4)
 
 
@@ -167,7 +156,7 @@ def test_the_strategy_puts_ranks_on_the_mesh(tmp_path: Path) -> None:
 
 def _silent(rank: int, folder: Path, fault: str, lost: int) -> None:
     os.environ["TORCHELASTIC_ERROR_FILE"] = str(folder / f"said-{rank}")
-    with Watch(_fabric(rank, 3, MeshStrategy()), patience=3.0):
+    with Watch(fabric_of(rank, 3, MeshStrategy()), patience=3.0):
         time.sleep(1.5)
         if rank == lost:
             if fault == "raises":
@@ -200,7 +189,7 @@ def test_a_rank_that_is_lost_ends_the_others(tmp_path: Path, fault: str, lost: i
 
 
 def _busy(rank: int, folder: Path) -> None:
-    with Watch(_fabric(rank, 2, MeshStrategy()), patience=2.0):
+    with Watch(fabric_of(rank, 2, MeshStrategy()), patience=2.0):
         if rank:
             time.sleep(4.0)  # as a long network call: no silence
 
@@ -214,7 +203,7 @@ def _other_runs(rank: int, folder: Path) -> None:
         "model": "digits-flow", "requests": [{"classes": [1]}], "solver": {"name": "paraflow", "tolerance": 0.1 + rank}
     }  # fmt: skip
     with pytest.raises(ParaflowkitError) as error:
-        predict(loads(json.dumps(run), "run.yaml"), _fabric(rank, 2, MeshStrategy()))
+        predict(loads(json.dumps(run), "run.yaml"), fabric_of(rank, 2, MeshStrategy()))
     said = (
         f"Rank 1 on {platform.node()} was given another run than rank 0 on {platform.node()}: solver.tolerance was 0.1"
     )
@@ -244,7 +233,7 @@ def _other_weights(rank: int, folder: Path) -> None:
         model.unet.conv_in.bias.data += 1e-6
     run = loads(json.dumps({"model": "digits-flow", "requests": [{"classes": [1]}]}), "run.yaml")
     with pytest.raises(ParaflowkitError, match=r"Rank 1 on .* has other weights than rank 0"):
-        predict(run, _fabric(rank, 2, MeshStrategy()), model=model, save=False)
+        predict(run, fabric_of(rank, 2, MeshStrategy()), model=model, save=False)
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:
@@ -254,7 +243,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 def _measured_window(rank: int, folder: Path) -> None:
     data = {"model": "digits-flow", "requests": [{"classes": [1]}], "window": "fit"}
     with pytest.raises(ParaflowkitError, match="window fit measures the memory of one device"):
-        predict(loads(json.dumps(data), "run.yaml"), _fabric(rank, 2, MeshStrategy()), save=False)
+        predict(loads(json.dumps(data), "run.yaml"), fabric_of(rank, 2, MeshStrategy()), save=False)
 
 
 def test_windows_that_fit_one_devices_memory_are_refused(tmp_path: Path) -> None:

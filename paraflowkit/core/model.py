@@ -81,6 +81,14 @@ class VelocityModel(nn.Module, ABC):
         """
         return {}
 
+    def compile_network(self) -> None:
+        """Have torch compile, in place, what is called with rows, each number of rows for itself.
+
+        Called once, when the model is on its device and in its precision. A model whose :meth:`forward` does more than
+        torch can compile compiles its network alone.
+        """
+        self.compile(dynamic=False)
+
     def decode(self, x: Tensor) -> Tensor:
         """Samples ``(n, *shape)`` as what they stand for, images ``(n, channels, h, w)`` in [-1, 1] for instance."""
         return x

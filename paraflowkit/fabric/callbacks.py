@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,7 @@ class Log(Callback):
             "sweep/evaluations": float(stats.evaluations.double().mean()),
             "sweep/seconds": stats.seconds,
             "sweep/model_seconds": stats.model_seconds,
+            "sweep/gather_seconds": stats.gather_seconds,
         }
         self._log(run, figures, self._sweeps)
         self._sweeps += 1
@@ -106,6 +108,9 @@ class Log(Callback):
         self._log(run, figures, row["index"])
         self._told.add(row["index"])
 
+    def on_batch_end(self, run: Run, batch: int) -> None:
+        self._each(run, lambda logger: logger.save())  # a run that is killed later has said so much
+
     def on_predict_end(self, run: Run, prediction: Prediction) -> None:
         for row, image in zip(prediction.rows, prediction.images, strict=True):
             if row["index"] not in self._told:  # those of other data groups, and of the run before
@@ -113,29 +118,50 @@ class Log(Callback):
         self._finish(run, "success")
 
     def on_exception(self, run: Run, error: BaseException) -> None:
-        self._finish(run, "failed")
+        with suppress(ParaflowkitError):  # a full disk, of which the first error tells
+            self._finish(run, "failed")
 
     def _log(self, run: Run, figures: dict[str, float], step: int) -> None:
-        if run.fabric.is_global_zero:
-            for logger in self.loggers:
-                logger.log_metrics(figures, step)
+        self._each(run, lambda logger: logger.log_metrics(figures, step))
 
     def _finish(self, run: Run, status: str) -> None:
-        if run.fabric.is_global_zero:
-            for logger in self.loggers:
-                logger.save()
-                logger.finalize(status)
+        self._each(run, lambda logger: logger.save())
+        self._each(run, lambda logger: logger.finalize(status))
+
+    def _each(self, run: Run, call: Callable[[Logger], object]) -> None:
+        """Call every logger in the process that logs.
+
+        Raises:
+            ParaflowkitError: one of them cannot write.
+        """
+        if not run.fabric.is_global_zero:
+            return
+        for logger in self.loggers:
+            try:
+                call(logger)
+            except OSError as error:
+                raise ParaflowkitError(
+                    f"{type(logger).__name__} cannot write to {logger.root_dir}: {error.strerror or error}. What was "
+                    "finished before is kept: mend that, and go on with --resume."
+                ) from error
 
 
 def make_logger(name: str, folder: Path) -> Logger:
     """The logger that a run file names, in the run's folder.
 
+    TensorBoard reads all files of ``logs`` as one. CSVLogger deletes those that it finds, so that a resumed run gets
+    ``logs-2`` and so on; its figures of requests are those of the whole run.
+
     Raises:
         ParaflowkitError: it needs a package that is not installed.
     """
     kind = CSVLogger if name == "csv" else TensorBoardLogger
+    version, number = "logs", 1
+    while name == "csv" and (folder / version).exists():
+        number += 1
+        version = f"logs-{number}"
     try:
-        return kind(root_dir=folder, name="", version="logs")
+        return kind(root_dir=folder, name="", version=version)
     except ModuleNotFoundError as error:
         raise ParaflowkitError(
             "output.logger: tensorboard needs the package tensorboard: install it, or choose csv."

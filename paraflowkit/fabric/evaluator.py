@@ -12,6 +12,8 @@ from torch import Tensor
 from paraflowkit.core.model import VelocityModel
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.fabric.mesh import Mesh
+from paraflowkit.fabric.shard import is_sharded, shard
+from paraflowkit.fabric.sizes import Sizes
 
 _log = logging.getLogger("paraflowkit")
 
@@ -32,24 +34,49 @@ class Evaluator:
     Args:
         fabric: launched by the user or by predict. model: moved to the Fabric's device, converted to its precision.
         times: float64 ``(N + 1,)``, of the nodes. dtype: of the solver's states; float64 lifts the network to float64.
-        mesh: the ranks; by default that of the Fabric.
+        mesh: the ranks; by default that of the Fabric. compiled: compile the network, by
+            :meth:`~paraflowkit.core.model.VelocityModel.compile_network`, and pad its calls to few numbers of rows.
 
     Attributes:
         gather_seconds: how long this rank has waited for the outputs of others.
+        compile_seconds: of calls with a number of rows that the network had to be compiled for.
         most: rows that a call may have since the device's memory was exhausted, None as long as it was not.
     """
 
     def __init__(
-        self, fabric: Fabric, model: VelocityModel, times: Tensor, dtype: torch.dtype, mesh: Mesh | None = None
+        self,
+        fabric: Fabric,
+        model: VelocityModel,
+        times: Tensor,
+        dtype: torch.dtype,
+        mesh: Mesh | None = None,
+        compiled: bool = False,
     ) -> None:
         self.mesh = Mesh.of(fabric) if mesh is None else mesh
-        self.gather_seconds = 0.0
+        self.gather_seconds = self.compile_seconds = 0.0
         self.most: int | None = None
+        self.sizes = Sizes() if compiled else None
         self.precision = fabric.strategy.precision
         self.fabric = fabric
         self.wide = dtype == torch.float64
+        before = {p.dtype for p in model.parameters()} if is_sharded(model) else None
         model = model.double() if self.wide else self.precision.convert_module(model)  # pyright: ignore[reportAssignmentType]
+        if before is not None and before != {p.dtype for p in model.parameters()}:
+            raise ParaflowkitError(
+                "The network is sharded already, in another precision than that of this run: use a new one, or convert "
+                "it before it is sharded."
+            )
+        if self.mesh.shard:  # not later: the whole of it may not fit the device
+            shard(model, self.mesh)
+        self.sharded = is_sharded(model)
+        if compiled and self.sharded:
+            raise ParaflowkitError(
+                "fabric.compile does not go with mesh.shard: compiled calls are cut and padded by each process for "
+                "itself, and a sharded network must be called equally often by all. Leave out one of them."
+            )
         self.model = fabric.to_device(model.eval())
+        if compiled:  # not before: what is compiled is bound to its device and precision
+            model.compile_network()
         self.times = times.to(fabric.device)
 
     def __call__(self, x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
@@ -61,6 +88,8 @@ class Evaluator:
         out = x.new_empty(len(x), channels * (2 if self.model.learned_variance else 1), *rest)
         if mine.stop > mine.start:
             out[mine] = self._call(x[mine], node[mine], None if cond is None else cond[mine])
+        elif self.sharded and len(x):  # the weights of a block are gathered by all processes, or by none
+            self._call(x[:1], node[:1], None if cond is None else cond[:1])
         began = time.perf_counter()
         self.mesh.gather(out)
         self.gather_seconds += time.perf_counter() - began
@@ -73,11 +102,12 @@ class Evaluator:
     def _call(self, x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
         """The rows in one call, or in several where the memory was once too small for one."""
         rows = len(x)
-        if self.most is not None and rows > self.most:
-            parts = [slice(at, at + self.most) for at in range(0, rows, self.most)]
+        most = self.most if self.sizes is None else self.sizes.most(rows, self.most)
+        if most is not None and rows > most:
+            parts = [slice(at, at + most) for at in range(0, rows, most)]
             return torch.cat([self._call(x[p], node[p], None if cond is None else cond[p]) for p in parts])
         try:
-            return self._forward(x, node, cond)
+            return self._forward(x, node, cond) if self.sizes is None else self._padded(x, node, cond, self.sizes)
         except RuntimeError as error:
             if not _exhausted(error):
                 raise
@@ -86,7 +116,14 @@ class Evaluator:
                     f"The memory of {x.device} is too small for a single row of this network: choose a smaller size or "
                     "fabric.precision, or a device with more memory."
                 ) from error
+            if self.sharded or self.mesh.tensor > 1:  # a process that went on by itself would meet others elsewhere
+                raise ParaflowkitError(
+                    f"The memory of {x.device} is too small for {rows} rows in a call of a network that several "
+                    f"processes hold together: set run.max_rows to {max(1, rows * self.mesh.time // 2)} or less."
+                ) from error
         # Outside the handler, whose traceback would keep the failed call's tensors alive.
+        if self.sizes is not None:
+            self.sizes.forget(rows)
         self.most = (rows + 1) // 2
         if x.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -97,6 +134,17 @@ class Evaluator:
             self.most,
         )
         return self._call(x, node, cond)
+
+    def _padded(self, x: Tensor, node: Tensor, cond: Tensor | None, sizes: Sizes) -> Tensor:
+        """A call with as many rows as the network has been compiled for, or is now; the last row fills it up."""
+        rows = len(x)
+        size, new = sizes.choose(rows)
+        fill = torch.arange(size, device=x.device).clamp(max=rows - 1)
+        began = time.perf_counter()
+        out = self._forward(x[fill], node[fill], None if cond is None else cond[fill])[:rows]
+        if new:
+            self.compile_seconds += time.perf_counter() - began
+        return out
 
     def _forward(self, x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
         t = self.times[node]

@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,19 @@ from lightning.fabric import Fabric
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from paraflowkit.config import RunConfig, dump, to_data
+from paraflowkit.config import RunConfig, dump
 from paraflowkit.errors import ParaflowkitError
+from paraflowkit.fabric.lock import Lock, holder
+from paraflowkit.fabric.manifest import differences, is_free, make_manifest
+from paraflowkit.fabric.mesh import Mesh
 from paraflowkit.fabric.outputs import Summary, is_image
 from paraflowkit.fabric.part import Part
+from paraflowkit.fabric.shard import is_sharded
 from paraflowkit.report.images import png_bytes, to_grid, to_image
 from paraflowkit.report.plot import convergence_png
 from paraflowkit.requests import Request
-
-#: Sections and settings that a resumed run may change: where and how it is computed and shown, not what.
-_FREE = {"fabric", "mesh", "output", "run.max_rows"}
-#: Of those, what the parts depend on all the same.
-_BOUND = {"output.trajectory", "output.images"}
 
 
 def write(path: Path, data: bytes | str) -> None:
@@ -60,13 +60,19 @@ class RunFolder:
     """The folder of a run.
 
     Args:
-        path: of the folder, as :func:`open_folder` made it. config: of the run, resolved.
-
+        path: of the folder, as :func:`open_folder` made it. config: of the run, resolved. lock: that keeps other
+            runs out, None in processes that did not open the folder.
     """
 
-    def __init__(self, path: Path, config: RunConfig) -> None:
+    def __init__(self, path: Path, config: RunConfig, lock: Lock | None = None) -> None:
         self.path, self.config = path, config
+        self._lock = lock
         self._rows: dict[int, list[dict[str, Any]]] = {}
+
+    def close(self) -> None:
+        """Let another run go on here: this one has ended, finished or not."""
+        if self._lock is not None:
+            self._lock.release()
 
     @property
     def finished(self) -> bool:
@@ -153,36 +159,82 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the parts of a finished run, and what processes that were killed left of half-written files."""
+        self.close()  # the lock lies among the parts, and network file systems keep files that are open
         shutil.rmtree(self.path / "parts", ignore_errors=True)
         for path in self.path.glob(".*.*.[0-9]*"):
             path.unlink(missing_ok=True)
 
 
 def open_folder(config: RunConfig, requests: Sequence[Request], resume: bool) -> RunFolder:
-    """The folder of a new run, or the one to go on with.
+    """The folder of a new run, or the one to go on with; until it is closed, no other run gets it.
 
-    A folder that holds results is not overwritten: a number is appended. To resume takes the last of those.
+    A folder that holds results, or in which another run begins, is not overwritten: a number is appended. To resume
+    takes the last of those.
 
     Raises:
-        ParaflowkitError: the folder cannot be made, or the run in it had other settings; the sentence names them.
+        ParaflowkitError: the folder cannot be made, the run in it had other settings, which the sentence names, or is
+            still being made.
     """
-    wanted = Path(config.output.folder)
-    path, number, last = wanted, 1, None
-    while (path / "results.jsonl").exists():
+    manifest = make_manifest(config, requests)
+    path = wanted = Path(config.output.folder)
+    number, last = 1, None
+    while True:
+        if not _begun(path):
+            if resume and last is not None:
+                return _go_on(last, config, manifest)
+            lock = _lock(path)
+            if lock is None and resume:
+                raise _busy(path)
+            if lock is not None and not _begun(path):
+                return _begin(path, config, manifest, lock)
+        # A run has begun here, or is about to in another process, perhaps since the first look.
         number, last = number + 1, path
         path = wanted.with_name(f"{wanted.name}-{number}")
-    manifest = _manifest(config, requests)
-    if resume and last is not None:
-        _same(last, manifest)
-        return RunFolder(last, config)
+
+
+def _begun(path: Path) -> bool:
+    return (path / "results.jsonl").exists()
+
+
+def _begin(path: Path, config: RunConfig, manifest: dict[str, Any], lock: Lock) -> RunFolder:
+    """The folder of a new run."""
+    write(path / "config.yaml", dump(config))
+    write(path / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     try:
-        (path / "parts").mkdir(parents=True, exist_ok=True)
-        write(path / "config.yaml", dump(config))
-        write(path / "manifest.json", json.dumps(manifest, indent=2) + "\n")
         (path / "results.jsonl").touch()
     except OSError as error:
-        raise ParaflowkitError(f"output.folder: cannot write to {path}: {error.strerror or error}.") from error
-    return RunFolder(path, config)
+        raise _unwritable(path, error) from error
+    return RunFolder(path, config, lock)
+
+
+def _go_on(path: Path, config: RunConfig, manifest: dict[str, Any]) -> RunFolder:
+    """The folder of a run that has begun."""
+    _same(path, manifest)
+    if (folder := RunFolder(path, config)).finished:
+        return folder  # it is only read
+    lock = _lock(path)
+    if lock is None:
+        raise _busy(path)
+    return RunFolder(path, config, lock)
+
+
+def _lock(path: Path) -> Lock | None:
+    try:
+        (path / "parts").mkdir(parents=True, exist_ok=True)
+        return Lock.take(path / "parts" / "lock")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> ParaflowkitError:
+    return ParaflowkitError(f"output.folder: cannot write to {path}: {error.strerror or error}.")
+
+
+def _busy(path: Path) -> ParaflowkitError:
+    return ParaflowkitError(
+        f"{path}: {holder(path / 'parts' / 'lock')} is still making the run there: wait for its end, or end it, before "
+        "--resume; without --resume a new run is made."
+    )
 
 
 def check_same_everywhere(fabric: Fabric, config: RunConfig, requests: Sequence[Request]) -> None:
@@ -194,9 +246,9 @@ def check_same_everywhere(fabric: Fabric, config: RunConfig, requests: Sequence[
     if fabric.world_size == 1:
         return
     everyone: list[tuple[str, dict[str, Any]]] = [("", {})] * fabric.world_size
-    dist.all_gather_object(everyone, (platform.node(), _manifest(config, requests)))
+    dist.all_gather_object(everyone, (platform.node(), make_manifest(config, requests)))
     for rank, (node, manifest) in enumerate(everyone):
-        changed = _differences(everyone[0][1], manifest, lambda name: name != "fabric.devices")
+        changed = differences(everyone[0][1], manifest, lambda name: name != "fabric.devices")
         if changed:
             raise ParaflowkitError(
                 f"Rank {rank} on {node} was given another run than rank 0 on {everyone[0][0]}: {'; '.join(changed)} "
@@ -204,10 +256,11 @@ def check_same_everywhere(fabric: Fabric, config: RunConfig, requests: Sequence[
             )
 
 
-def check_same_weights(fabric: Fabric, model: nn.Module) -> None:
+def check_same_weights(fabric: Fabric, model: nn.Module, mesh: Mesh) -> None:
     """Refuse a model whose weights differ between processes: a solve that they share would be of no network.
 
-    Looks at the first 64 numbers of each parameter and buffer.
+    Looks at the first 64 numbers of each parameter and buffer. Processes that hold other pieces of the network are not
+    compared with each other.
 
     Raises:
         ParaflowkitError: on every process; the sentence names the first other one and its host.
@@ -216,38 +269,19 @@ def check_same_weights(fabric: Fabric, model: nn.Module) -> None:
         return
     seen = hashlib.sha256()
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        part = value.detach().flatten()[:64].cpu()
+        held = value.detach()
+        part = (held.to_local() if isinstance(held, DTensor) else held).flatten()[:64].cpu()
         seen.update(name.encode() + repr((tuple(value.shape), part.double().tolist())).encode())
-    everyone: list[tuple[str, str]] = [("", "")] * fabric.world_size
-    dist.all_gather_object(everyone, (platform.node(), seen.hexdigest()))
-    for rank, (node, digest) in enumerate(everyone):
-        if digest != everyone[0][1]:
+    piece = (mesh.tensor_rank, mesh.time_rank if is_sharded(model) else 0)
+    everyone: list[tuple[str, str, tuple[int, int]]] = [("", "", (0, 0))] * fabric.world_size
+    dist.all_gather_object(everyone, (platform.node(), seen.hexdigest(), piece))
+    for rank, (node, digest, piece) in enumerate(everyone):
+        first = next(other for other, (_, _, theirs) in enumerate(everyone) if theirs == piece)
+        if digest != everyone[first][1]:
             raise ParaflowkitError(
-                f"Rank {rank} on {node} has other weights than rank 0 on {everyone[0][0]}: load the same files "
-                "everywhere, or give random weights the same seed."
+                f"Rank {rank} on {node} has other weights than rank {first} on {everyone[first][0]}: load the same "
+                "files everywhere, or give random weights the same seed."
             )
-
-
-def _manifest(config: RunConfig, requests: Sequence[Request]) -> dict[str, Any]:
-    """A run in plain data."""
-    made = {"config": to_data(config), "requests": [request.model_dump(mode="json") for request in requests]}
-    return json.loads(json.dumps(made))
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], counts: Callable[[str], bool]) -> list[str]:
-    """What differs between two manifests, of the settings that count."""
-    old, new = _flat(before["config"]), _flat(now["config"])
-    changed = [
-        f"{name} was {json.dumps(old.get(name))}, is {json.dumps(new.get(name))}"
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name) and not name.startswith("requests") and counts(name)
-    ]
-    if before["requests"] != now["requests"]:
-        pairs = enumerate(zip(before["requests"], now["requests"], strict=False))
-        first = next((i for i, (a, b) in pairs if a != b), None)
-        counted = f"{len(before['requests'])} samples were asked for, now {len(now['requests'])}"
-        changed.append(counted if first is None else f"sample {first} is another one")
-    return changed
 
 
 def _same(path: Path, manifest: dict[str, Any]) -> None:
@@ -258,21 +292,9 @@ def _same(path: Path, manifest: dict[str, Any]) -> None:
         raise ParaflowkitError(
             f"{path}: its manifest.json cannot be read, so that the run there cannot be resumed: leave out --resume."
         ) from error
-    changed = _differences(before, manifest, lambda name: not _is_free(name))
+    changed = differences(before, manifest, lambda name: not is_free(name))
     if changed:
         raise ParaflowkitError(
             f"{path}: the run there had other settings: {'; '.join(changed)}. Change them back, or leave out --resume "
             "to make a new run."
         )
-
-
-def _is_free(name: str) -> bool:
-    return name not in _BOUND and (name in _FREE or name.split(".")[0] in _FREE)
-
-
-def _flat(data: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    made: dict[str, Any] = {}
-    for key, value in data.items():
-        made |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
-    return made

@@ -99,18 +99,30 @@ def report(message: str) -> bool:
     return True
 
 
-def mesh_sizes(processes: int, data: int | None, time: int | None) -> tuple[int, int]:
-    """Both sizes of the mesh, of which none, one or both are given.
+def mesh_sizes(
+    processes: int, data: int | None, time: int | None, tensor: int = 1, shard: bool = False
+) -> tuple[int, int]:
+    """The sizes ``data`` and ``time`` of the mesh, of which none, one or both are given.
+
+    Args:
+        tensor: the third size. shard: weights are sharded over ``time``.
 
     Raises:
-        ParaflowkitError: they do not make up the number of processes.
+        ParaflowkitError: they do not make up the number of processes, or there is nothing to shard over.
     """
-    given = (data or 1) * (time or 1)
+    given = (data or 1) * (time or 1) * tensor
     if processes % given or (data is not None and time is not None and given != processes):
-        said = " × ".join(f"mesh.{name}={size}" for name, size in (("data", data), ("time", time)) if size is not None)
+        sizes = (("data", data), ("time", time), ("tensor", tensor if tensor > 1 else None))
+        said = " × ".join(f"mesh.{name}={size}" for name, size in sizes if size is not None)
         raise ParaflowkitError(
             f"{said} does not fit {processes} processes: choose sizes whose product is {processes}, or leave one out."
         )
     if time is None:
-        return data or 1, processes // (data or 1)
-    return processes // time, time
+        data = data or 1
+        time = processes // (data * tensor)
+    if shard and time == 1 and processes > 1:
+        raise ParaflowkitError(
+            "mesh.shard leaves each process of a time group a piece of the network, but the groups have one process "
+            "each: set mesh.time to 2 or more."
+        )
+    return processes // (time * tensor), time

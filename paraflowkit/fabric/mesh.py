@@ -1,7 +1,8 @@
-"""Ranks on a mesh of data × time, and a Fabric strategy that puts them there.
+"""Ranks on a mesh of data × time × tensor, and a Fabric strategy that puts them there.
 
 Requests are split over ``data``: its groups never wait for each other. The rows of each network call are split over
-``time``: the ranks of a group run the same solve, each evaluates its share of the rows, and all get all outputs.
+``time``: the ranks of a group run the same solve, each evaluates its share of the rows, and all get all outputs. The
+ranks of ``tensor`` hold the pieces of one network and evaluate the same rows together.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ class Mesh:
     """Where this process sits.
 
     Attributes:
-        data, time: sizes of the two dimensions. data_rank, time_rank: this process's coordinates.
-        group: of the processes that share this one's solve, None where there is no other. ranks: their global ranks.
+        data, time, tensor: sizes of the dimensions. data_rank, time_rank, tensor_rank: this process's coordinates.
+        group: of the processes that share this one's rows, None where there is no other. ranks: their global ranks.
+        tensor_group: of the processes that hold the pieces of this one's network, None where there is no other.
+        tensor_ranks: their global ranks. shard: weights are to be sharded over ``time``.
+        device_mesh: torch's, None for a process that is alone.
     """
 
     data: int = 1
@@ -41,6 +45,12 @@ class Mesh:
     time_rank: int = 0
     group: Any = None
     ranks: tuple[int, ...] = (0,)
+    tensor: int = 1
+    tensor_rank: int = 0
+    tensor_group: Any = None
+    tensor_ranks: tuple[int, ...] = (0,)
+    shard: bool = False
+    device_mesh: DeviceMesh | None = None
 
     @classmethod
     def of(cls, fabric: Fabric) -> Mesh:
@@ -61,13 +71,32 @@ class Mesh:
         return cls.build(1, fabric.world_size, fabric.device.type)
 
     @classmethod
-    def build(cls, data: int, time: int, device: str) -> Mesh:
-        """The mesh of ``data`` × ``time`` processes of an initialised process group; neighbours share their time."""
-        mesh: DeviceMesh = init_device_mesh(device, (data, time), mesh_dim_names=("data", "time"))
-        at_data, at_time = mesh.get_local_rank("data"), mesh.get_local_rank("time")
-        if time == 1:
-            return cls(data, time, at_data, at_time, None, (at_data,))
-        return cls(data, time, at_data, at_time, mesh.get_group("time"), tuple(mesh["time"].mesh.tolist()))
+    def build(cls, data: int, time: int, device: str, tensor: int = 1, shard: bool = False) -> Mesh:
+        """The mesh of ``data`` × ``time`` × ``tensor`` processes of an initialised process group.
+
+        Neighbours hold pieces of one network, then neighbouring such groups share their time.
+        """
+        mesh: DeviceMesh = init_device_mesh(device, (data, time, tensor), mesh_dim_names=("data", "time", "tensor"))
+        groups = {name: None if mesh[name].size() == 1 else mesh.get_group(name) for name in ("time", "tensor")}
+        return cls(
+            data,
+            time,
+            mesh.get_local_rank("data"),
+            mesh.get_local_rank("time"),
+            groups["time"],
+            tuple(mesh["time"].mesh.tolist()),
+            tensor,
+            mesh.get_local_rank("tensor"),
+            groups["tensor"],
+            tuple(mesh["tensor"].mesh.tolist()),
+            shard,
+            mesh,
+        )
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the first of those that run its solve, and speaks for them."""
+        return self.time_rank == 0 and self.tensor_rank == 0
 
     def mine(self, items: Sequence[ItemT]) -> list[ItemT]:
         """This data group's part of a list, in turn: as even as can be, none twice, none left out."""
@@ -98,16 +127,19 @@ class Mesh:
                     work.wait()
 
     def agree(self, decision: Tensor) -> Tensor:
-        """The first rank's ``decision``, on every rank of the time group.
+        """The first rank's ``decision``, on every rank that runs the same solve.
 
         Ranks compute their decisions from the same outputs, but devices of two kinds may round differently, and ranks
         that went different ways would wait for each other for ever.
         """
-        if self.group is None:
+        if self.group is None and self.tensor_group is None:
             return decision
         said = decision.to(torch.int64).contiguous()
         with _connected():
-            dist.broadcast(said, src=self.ranks[0], group=self.group)
+            # First along the time, then each rank of the first pieces tells those of the others.
+            for group, ranks in ((self.group, self.ranks), (self.tensor_group, self.tensor_ranks)):
+                if group is not None:
+                    dist.broadcast(said, src=ranks[0], group=group)
         return said.to(decision.dtype)
 
 
@@ -130,26 +162,31 @@ class MeshStrategy(DDPStrategy):
 
     Args:
         time: processes that share a solve; by default all of them. data: groups; by default what ``time`` leaves.
+        shard: leave each process of a time group a piece of the weights, see :func:`paraflowkit.fabric.shard.shard`.
+        tensor: processes that evaluate the same rows together, each with a piece of the network that the caller has
+            given it over ``device_mesh["tensor"]``.
         timeout: of collectives. options: of :class:`lightning.fabric.strategies.DDPStrategy`, such as
             ``process_group_backend`` and ``start_method``.
 
     Raises:
-        ParaflowkitError: at launch, when ``data`` times ``time`` is not the number of processes.
+        ParaflowkitError: at launch, when the sizes do not make up the number of processes.
     """
 
     def __init__(
         self,
         time: int | None = None,
         data: int | None = None,
+        shard: bool = False,
+        tensor: int = 1,
         # A group may wait long for another at the end; who is lost meanwhile is the business of `Watch`.
         timeout: timedelta = timedelta(days=1),
         **options: Any,
     ) -> None:
         super().__init__(timeout=timeout, **options)
-        for name, size in (("time", time), ("data", data)):
+        for name, size in (("time", time), ("data", data), ("tensor", tensor)):
             if size is not None and size < 1:
                 raise ParaflowkitError(f"mesh.{name} must be at least 1, got {size}.")
-        self._sizes = (data, time)
+        self._data, self._time, self._tensor, self._shard = data, time, tensor, shard
         self._mesh: Mesh | None = None
 
     @property
@@ -160,9 +197,20 @@ class MeshStrategy(DDPStrategy):
             ParaflowkitError: the sizes do not make up the number of processes.
         """
         if self._mesh is None:
-            data, time = mesh_sizes(self.world_size, *self._sizes)
-            self._mesh = Mesh() if self.world_size == 1 else Mesh.build(data, time, self.root_device.type)
+            data, time = mesh_sizes(self.world_size, self._data, self._time, self._tensor, self._shard)
+            self._mesh = Mesh.build(data, time, self.root_device.type, self._tensor, self._shard)
         return self._mesh
+
+    @property
+    def device_mesh(self) -> DeviceMesh:
+        """torch's mesh of the launched processes, with the dimensions ``data``, ``time`` and ``tensor``.
+
+        Raises:
+            ParaflowkitError: as :attr:`mesh` does.
+        """
+        made = self.mesh.device_mesh
+        assert made is not None  # `build` gives one
+        return made
 
     def setup_module(self, module: torch.nn.Module) -> torch.nn.Module:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The module as it is: nothing is trained, and DDP refuses a network without gradients."""

@@ -76,7 +76,9 @@ class Summary:
     """Totals of a run; ``sequential`` is None without ``compare``.
 
     Attributes:
-        iterations, evaluations: mean of a sample. calls: network calls. seconds, model_seconds: of all solves.
+        iterations, evaluations: mean of a sample. calls: network calls. sweeps: of all solves.
+        seconds, model_seconds: of all solves. gather_seconds, compile_seconds: of those, see
+            :class:`~paraflowkit.solution.Stats`; seconds of the sequential solves are without compilation.
         rmse, worst_rmse: mean and largest relative RMSE to the sequential samples. psnr: the smallest, in decibels;
             None where all images are equal or there are none. machine: what the figures were measured on.
     """
@@ -86,8 +88,11 @@ class Summary:
     iterations: float = 0.0
     evaluations: float = 0.0
     calls: int = 0
+    sweeps: int = 0
     seconds: float = 0.0
     model_seconds: float = 0.0
+    gather_seconds: float = 0.0
+    compile_seconds: float = 0.0
     sequential: dict[str, float] | None = None
     rmse: float | None = None
     worst_rmse: float | None = None
@@ -124,9 +129,8 @@ class Summary:
 
         self.iterations, self.evaluations = mean(self.iterations, "iterations"), mean(self.evaluations, "evaluations")
         self.failed += sum(not Result[row["result"].upper()].ok for row in rows)
-        self.calls += stats.calls
-        self.seconds += stats.seconds
-        self.model_seconds += stats.model_seconds
+        for name in ("calls", "sweeps", "seconds", "model_seconds", "gather_seconds", "compile_seconds"):
+            setattr(self, name, getattr(self, name) + getattr(stats, name))
         self.stats.append(stats)
         if part.sequential:
             s = self.sequential or dict.fromkeys(("iterations", "evaluations", "calls", "seconds"), 0.0)
@@ -144,13 +148,18 @@ class Summary:
 
     @property
     def rest_share(self) -> float | None:
-        """Share of the parallel seconds that was spent outside the network."""
-        return 1 - self.model_seconds / self.seconds if self.seconds else None
+        """Share of the parallel seconds, compilation left out, that was spent outside the network."""
+        return (self.seconds - self.model_seconds) / self.steady_seconds if self.seconds else None
+
+    @property
+    def steady_seconds(self) -> float:
+        """The parallel seconds without compilation, which later runs of a process do not pay again."""
+        return self.seconds - self.compile_seconds
 
     @property
     def speedup(self) -> float | None:
-        """Sequential seconds over parallel seconds."""
-        return None if self.sequential is None else self.sequential["seconds"] / self.seconds
+        """Sequential seconds over parallel seconds, without compilation."""
+        return None if self.sequential is None else self.sequential["seconds"] / self.steady_seconds
 
     def verdict(self) -> str | None:
         """In one sentence: was the parallel solve faster here, and why?"""

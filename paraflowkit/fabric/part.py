@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ class Part:
 
     Attributes:
         rows: one a sample, as in ``results.jsonl``. samples: ``(n, *shape)`` on the CPU. stats: of the solve.
-        sequential: calls and seconds of the sequential solve, empty without ``compare``.
+        sequential: calls and seconds of the sequential solve, compilation left out, empty without ``compare``.
         trajectory: ``(n, N + 1, *shape)``, or None.
     """
 
@@ -37,8 +37,7 @@ class Part:
             tensors[name] = torch.stack(getattr(s, name))
         if self.trajectory is not None:
             tensors["trajectory"] = self.trajectory
-        counts = ("iterations", "calls", "rows", "seconds", "model_seconds", "buffer_bytes", "peak_bytes")
-        stats = {name: getattr(s, name) for name in counts}
+        stats = {f.name: value for f in fields(s) if isinstance(value := getattr(s, f.name), (int, float))}
         notes = {"rows": self.rows, "sequential": self.sequential, "stats": stats}
         return save(
             {name: value.contiguous() for name, value in tensors.items()}, {k: json.dumps(v) for k, v in notes.items()}
@@ -47,7 +46,10 @@ class Part:
     @classmethod
     def of(cls, rows: list[dict[str, Any]], solution: Solution, plain: Solution | None) -> Part:
         """Of a solution and the sequential one."""
-        cost = {} if plain is None else {"calls": float(plain.stats.calls), "seconds": plain.stats.seconds}
+        cost: dict[str, float] = {}
+        if plain is not None:
+            seconds = plain.stats.seconds - plain.stats.compile_seconds
+            cost = {"calls": float(plain.stats.calls), "seconds": seconds}
         trajectory = None if solution.trajectory is None else solution.trajectory.cpu()
         return cls(rows, solution.x.cpu(), solution.stats, cost, trajectory)
 

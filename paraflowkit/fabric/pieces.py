@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +21,8 @@ from paraflowkit.core.window import WindowPolicy
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.fabric.evaluator import Evaluator
 from paraflowkit.fabric.mesh import Mesh, MeshStrategy
+from paraflowkit.fabric.started import check_meeting, check_mesh, count_processes
+from paraflowkit.fabric.watch import end_with_parent
 from paraflowkit.grid import TimeGrid
 from paraflowkit.noise import FlowMatching
 from paraflowkit.requests import Request
@@ -57,16 +58,16 @@ def make_fabric(config: RunConfig) -> Fabric:
     """The Fabric that the configuration describes, launched; several devices are put on the configured mesh.
 
     Raises:
-        ParaflowkitError: Lightning refuses the combination; its own words are quoted.
+        ParaflowkitError: the devices do not fit the mesh, or what the environment says of other processes; or
+            Lightning refuses the combination: its own words are quoted.
     """
     f = config.fabric
-    # Fabric tells of each process that it has started, which is worth a line to those who debug it alone.
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    world, here = (int(os.environ.get(name, f.devices)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    if here != f.devices:
-        raise ParaflowkitError(
-            f"fabric.devices is {f.devices}, but {here} processes were started on this machine: set it to {here}."
-        )
+    # They tell of each process that has started and of all, which is worth a line to those who debug them alone.
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    end_with_parent()
+    world, here = count_processes(f.devices)
+    check_mesh(config, world)
     several = world > 1
     try:
         strategy = MeshStrategy(**config.mesh.model_dump()) if f.strategy == "auto" and several else f.strategy
@@ -77,6 +78,7 @@ def make_fabric(config: RunConfig) -> Fabric:
             num_nodes=world // here,
             precision=f.precision,  # pyright: ignore[reportArgumentType]  # Fabric checks the words itself
         )
+        check_meeting(getattr(fabric.strategy, "cluster_environment", None), world, here)
         fabric.launch()
     except (ValueError, RuntimeError, TypeError) as error:
         raise ParaflowkitError(f"The 'fabric' section does not fit this machine: {error}") from error
@@ -88,7 +90,8 @@ def make_maker(config: RunConfig, fabric: Fabric, pieces: Pieces, mesh: Mesh) ->
     dtype = torch.float64 if config.run.dtype == "float64" else torch.float32
     grid = _grid(config, pieces.model)
     treatment = Treatment(**config.prediction.model_dump())
-    evaluator = Evaluator(fabric, pieces.model, pieces.stepper.nodes(grid, pieces.model.noise).t, dtype, mesh)
+    times = pieces.stepper.nodes(grid, pieces.model.noise).t
+    evaluator = Evaluator(fabric, pieces.model, times, dtype, mesh, config.fabric.compile)
 
     def make(batch: Sequence[Request]) -> Problem:
         return make_problem(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +13,23 @@ from lightning.fabric import Fabric
 
 from paraflowkit.config import RunConfig
 from paraflowkit.core.model import VelocityModel
-from paraflowkit.core.problem import Problem
-from paraflowkit.core.solver import ParallelSolver
-from paraflowkit.core.window import WindowPolicy
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.fabric.callbacks import Callback, Log, Run, make_logger
-from paraflowkit.fabric.folder import RunFolder, check_same_everywhere, check_same_weights, open_folder, write
+from paraflowkit.fabric.folder import RunFolder, check_same_everywhere, open_folder, write
 from paraflowkit.fabric.mesh import Mesh
+from paraflowkit.fabric.metered import metered_solve
 from paraflowkit.fabric.outputs import Summary, sample_rows
+from paraflowkit.fabric.pace import Pace
 from paraflowkit.fabric.part import Part
 from paraflowkit.fabric.pieces import (
-    Pieces,
-    make_component,
     make_fabric,
-    make_maker,
-    make_model,
     sequential_pair,
     warm_up,
-    with_grid,
 )
+from paraflowkit.fabric.setup import Setup
 from paraflowkit.fabric.watch import Watch
 from paraflowkit.requests import Request, read_requests
-from paraflowkit.solution import Solution
-from paraflowkit.solve import SweepInfo, check_pair, solve
+from paraflowkit.solve import SweepInfo
 from paraflowkit.trajectory import load_trajectory, trajectory_bytes
 
 #: Called after each sweep with the batch's number, the number of batches and what the solver tells.
@@ -93,7 +87,8 @@ def predict(
     mesh = Mesh.of(fabric)
     with Watch(fabric):
         check_same_everywhere(fabric, config, requests)
-        return _Loop(config, requests, fabric, mesh, model)(on_sweep, callbacks, save, resume)
+        setup = Setup.build(config, requests, fabric, mesh, model)
+        return _Loop(setup)(on_sweep, callbacks, save, resume)
 
 
 class _Loop:
@@ -103,49 +98,33 @@ class _Loop:
         ParaflowkitError: when it is made, if pieces do not fit each other or the requests.
     """
 
-    def __init__(
-        self, config: RunConfig, requests: list[Request], fabric: Fabric, mesh: Mesh, model: VelocityModel | None
-    ) -> None:
-        self.requests, self.fabric, self.mesh = requests, fabric, mesh
-        try:
-            pieces = Pieces(
-                model=model or make_model(config, fabric),
-                stepper=make_component(config.stepper),
-                solver=make_component(config.solver),
-                window=make_component(config.window),
-            )
-            # The conditions of all requests are looked at before the first is made.
-            pieces.model.condition([r.class_id for r in requests], [r.prompt for r in requests])
-            self.config = config = with_grid(config, pieces.model)
-            self.make = make_maker(config, fabric, pieces, mesh)
-            self.batches = [requests[i : i + config.run.batch] for i in range(0, len(requests), config.run.batch)]
-            self.first = self.make(self.batches[0])
-            check_pair(self.first.rule, pieces.solver)
-        except ValueError as error:
-            raise ParaflowkitError(str(error)) from error
-        check_same_weights(fabric, pieces.model)
-        if mesh.time > 1 and config.window.name == "fit":
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.config, self.fabric, self.mesh = setup.config, setup.fabric, setup.mesh
+        config, pieces = setup.config, setup.pieces
+        if setup.mesh.time * setup.mesh.tensor > 1 and config.window.name == "fit":
             raise ParaflowkitError(
                 "window fit measures the memory of one device: with several that share a call, choose sliding."
             )
         section = f"solver {config.solver.name}"
         try:
-            pieces.solver.init(self.first)
+            pieces.solver.init(setup.first)
             section = f"window {config.window.name}"
-            self.pieces = replace(pieces, window=pieces.window.fit(self.first, config.run.max_rows))
+            self.pair = (pieces.solver, pieces.window.fit(setup.first, config.run.max_rows))
         except ValueError as error:
             raise ParaflowkitError(f"{section}: {error}") from error
         self.warm = None
         if config.run.warm_start is not None:
             shape = pieces.model.shape
-            self.warm = load_trajectory(Path(config.run.warm_start), self.first.nodes, len(requests), shape)
+            count = len(setup.requests)
+            self.warm = load_trajectory(Path(config.run.warm_start), setup.first.nodes, count, shape)
         self.reference = sequential_pair() if config.run.compare else None
 
     def __call__(
         self, on_sweep: SweepCallback | None, callbacks: Sequence[Callback], save: bool, resume: bool
     ) -> Prediction:
         config, fabric = self.config, self.fabric
-        folder, finished = _folder(config, self.requests, fabric, resume) if save else (None, False)
+        folder, finished = _folder(config, self.setup.requests, fabric, resume) if save else (None, False)
         if folder is not None and finished:
             read: Any = fabric.broadcast(folder.read() if fabric.is_global_zero else None)
             samples, rows, summary = read
@@ -155,8 +134,10 @@ class _Loop:
         if config.output.logger is not None and folder is not None:
             loggers.append(make_logger(config.output.logger, folder.path))
         calls += [Log(loggers)] if loggers else []
+        if not (config.run.compare or config.fabric.compile or config.solver.name == "sequential"):
+            calls.append(Pace(self.setup.first))  # whose call would have to be compiled; and compare tells by itself
         path = None if folder is None else folder.path
-        run = Run(config, fabric, self.mesh, self.requests, len(self.batches), path)
+        run = Run(config, fabric, self.mesh, self.setup.requests, len(self.setup.batches), path)
         try:
             for call in calls:
                 call.on_predict_start(run)
@@ -173,14 +154,14 @@ class _Loop:
         fabric = self.fabric
         kept = fabric.broadcast(folder.load() if folder is not None and resume and fabric.is_global_zero else {})
         made: _Made = {number: (Part.from_bytes(data), None) for number, data in kept.items()}
-        todo = self.mesh.mine([number for number in range(len(self.batches)) if number not in made])
+        todo = self.mesh.mine([number for number in range(len(self.setup.batches)) if number not in made])
         if self.reference is not None and todo:
-            warm_up(self.first)
+            warm_up(self.setup.first)
         for number in todo:
             for call in calls:
                 call.on_batch_start(run, number)
             part, shown = made[number] = self._batch(run, number, calls)
-            if self.mesh.time_rank == 0:
+            if self.mesh.leads:
                 if folder is not None:
                     folder.add(number, part, shown)
                     if fabric.is_global_zero:
@@ -194,31 +175,31 @@ class _Loop:
 
     def _batch(self, run: Run, number: int, calls: Sequence[Callback]) -> tuple[Part, torch.Tensor]:
         """Solve a batch: its part, and its decoded samples on the CPU."""
-        config, batch, at = self.config, self.batches[number], self.config.run.batch * number
-        problem = self.first if number == 0 else self.make(batch)
-        plain = _solve(config, self.reference, problem, max_sweeps=None) if self.reference is not None else None
+        config, batch, at = self.config, self.setup.batches[number], self.config.run.batch * number
+        problem = self.setup.first if number == 0 else self.setup.make(batch)
+        plain = metered_solve(config, self.reference, problem, max_sweeps=None) if self.reference is not None else None
 
         def told(info: SweepInfo) -> None:
             for call in calls:
                 call.on_sweep_end(run, number, info)
 
-        pair = (self.pieces.solver, self.pieces.window)
         guess = None if self.warm is None else self.warm[at : at + len(batch)]
-        solution = _solve(config, pair, problem, config.run.max_sweeps, told, config.output.trajectory, guess)
+        keep = config.output.trajectory
+        solution = metered_solve(config, self.pair, problem, config.run.max_sweeps, told, keep, guess)
         shown = self._decode(solution.x)
         theirs = None if plain is None else self._decode(plain.x)
-        rows = sample_rows(at, batch, solution, plain, self.pieces.model.data_std, (shown, theirs))
+        rows = sample_rows(at, batch, solution, plain, self.setup.pieces.model.data_std, (shown, theirs))
         return Part.of(rows, solution, plain), shown.cpu()
 
     def _decode(self, x: torch.Tensor) -> torch.Tensor:
         """What samples stand for; the samples themselves where no images are wanted."""
-        return self.pieces.model.decode(x) if self.config.output.images else x
+        return self.setup.pieces.model.decode(x) if self.config.output.images else x
 
     def _result(self, made: _Made, folder: RunFolder | None) -> Prediction:
         """All batches together, and in the folder what is made of all."""
-        parts = [made[number][0] for number in range(len(self.batches))]
-        pictures = [made[number][1] for number in range(len(self.batches))]
-        summary = Summary.start(self.pieces.model, self.config, self.fabric.device)
+        parts = [made[number][0] for number in range(len(self.setup.batches))]
+        pictures = [made[number][1] for number in range(len(self.setup.batches))]
+        summary = Summary.start(self.setup.pieces.model, self.config, self.fabric.device)
         for part in parts:
             summary.add(part)
         done = torch.cat([part.samples for part in parts])
@@ -231,8 +212,8 @@ class _Loop:
         if folder is not None and self.fabric.is_global_zero:
             if self.config.output.trajectory:
                 whole = torch.cat([part.trajectory for part in parts if part.trajectory is not None])
-                write(folder.path / "trajectory.safetensors", trajectory_bytes(whole, self.first.nodes))
-            folder.finish(done, seen, summary, self.first.steps, self.pieces.solver.config.tolerance)
+                write(folder.path / "trajectory.safetensors", trajectory_bytes(whole, self.setup.first.nodes))
+            folder.finish(done, seen, summary, self.setup.first.steps, self.pair[0].config.tolerance)
             folder.clear()
         self.fabric.barrier()
         rows = [row for part in parts for row in part.rows]
@@ -275,29 +256,7 @@ def _exchange(made: _Made, mesh: Mesh) -> _Made:
     """The batches of all data groups, on every rank."""
     if mesh.data == 1:
         return made
-    mine = {} if mesh.time_rank else {number: (part.to_bytes(), shown) for number, (part, shown) in made.items()}
-    everyone: list[dict[int, tuple[bytes, torch.Tensor | None]]] = [{} for _ in range(mesh.data * mesh.time)]
+    mine = {number: (part.to_bytes(), shown) for number, (part, shown) in made.items()} if mesh.leads else {}
+    everyone: list[dict[int, tuple[bytes, torch.Tensor | None]]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(everyone, mine)
     return {number: (Part.from_bytes(data), shown) for one in everyone for number, (data, shown) in one.items()}
-
-
-def _solve(
-    config: RunConfig,
-    pair: tuple[ParallelSolver[Any, Any], WindowPolicy[Any]],
-    problem: Problem,
-    max_sweeps: int | None,
-    callback: Callable[[SweepInfo], None] | None = None,
-    trajectory: bool = False,
-    warm: torch.Tensor | None = None,
-) -> Solution:
-    return solve(
-        problem,
-        pair[0],
-        pair[1],
-        max_sweeps=max_sweeps,
-        nonfinite=config.run.nonfinite,
-        max_rows=config.run.max_rows,
-        callback=callback,
-        trajectory=trajectory,
-        warm=warm,
-    )

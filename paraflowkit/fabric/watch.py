@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import signal
 import sys
 import threading
 import time
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import torch.distributed as dist
 from lightning.fabric import Fabric
@@ -19,12 +22,57 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.fabric.launch import PARENT, report
 
-#: Host and number of a process.
-Place = tuple[str, int]
 #: Seconds without a sign of life after which a process counts as lost.
 PATIENCE = 8.0
 #: Seconds for which the first process, whose store it is, stays for the others to read there why the run ends.
 _LINGER = 2.5
+
+
+class Place(NamedTuple):
+    """Where a process is: the host, for people; within what its number means that process and no other; the number."""
+
+    host: str
+    numbering: str
+    number: int
+
+    @classmethod
+    def here(cls) -> Place:
+        """This process's."""
+        try:  # machines may share a name, and containers a machine with its name, without sharing numbers
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            numbering = f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        except OSError:
+            numbering = platform.node()
+        return cls(platform.node(), numbering, os.getpid())
+
+
+def _is_of_another(error: BaseException | None) -> bool:
+    """Whether an error only says that another process has gone."""
+    while error is not None:
+        if isinstance(error, RuntimeError) and re.search("onnection|Broken pipe|remote process", str(error)):
+            return True
+        error = error.__cause__
+    return False
+
+
+def end_with_parent() -> None:
+    """From now on, end this process when the agent that started it, ours or torchrun's, is killed: nobody else would.
+
+    Without an agent there is nothing to do. Called before processes wait for each other for the first time.
+    """
+    if PARENT in os.environ:
+        parent = int(os.environ[PARENT])  # which may already be gone
+    elif "TORCHELASTIC_RUN_ID" in os.environ:
+        parent = os.getppid()
+    else:
+        return
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)  # nobody is left to tell
+
+    threading.Thread(target=look, name="paraflowkit_parent", daemon=True).start()
 
 
 class Watch:
@@ -62,8 +110,9 @@ class Watch:
         port: int = fabric.broadcast(server.port if server is not None else 0)
         store = server if server is not None else TCPStore(host, port, is_master=False, timeout=wait)
         self._store = store
-        places: list[Place] = [("", 0)] * fabric.world_size
-        dist.all_gather_object(places, (platform.node(), os.getpid()))
+        here = Place.here()
+        places = [here] * fabric.world_size
+        dist.all_gather_object(places, here)
         self._round = time.monotonic()
         self._heard = {rank: self._round for rank in range(len(places)) if rank != fabric.global_rank}
         for work in (self._talk, self._judge):
@@ -79,14 +128,24 @@ class Watch:
     ) -> None:
         if not self._threads:
             return
-        if kind is None:
-            self.fabric.barrier()  # the store must outlive the last look of every process
-        else:
-            self._failed = f"{kind.__name__}: {error}" if not isinstance(error, ParaflowkitError) else str(error)
+        try:
+            if error is None:
+                self.fabric.barrier()  # the store must outlive the last look of every process
+        except RuntimeError as broken:
+            self._leave(broken)
+            raise
+        self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        if error is not None:
+            if _is_of_another(error):
+                # Which one, and why, the threads are about to find out: they then end this process with that.
+                time.sleep(self.patience + 2.0)
+            self._failed = str(error) if isinstance(error, ParaflowkitError) else f"{type(error).__name__}: {error}"
         self._stop.set()
         for thread in self._threads:
             thread.join(2.0)
-        if kind is not None and self.fabric.global_rank == 0:
+        if error is not None and self.fabric.global_rank == 0:
             time.sleep(_LINGER)
 
     def _talk(self, store: TCPStore, places: list[Place]) -> None:
@@ -100,7 +159,7 @@ class Watch:
                 for rank, old in signs.items():
                     if store.check([f"failed/{rank}"]):
                         said = store.get(f"failed/{rank}").decode()
-                        self._end(f"Rank {rank} of {len(places)} on {places[rank][0]} failed: {said}", None)
+                        self._end(f"Rank {rank} of {len(places)} on {places[rank].host} failed: {said}", None)
                     if store.check([f"alive/{rank}"]) and (sign := store.get(f"alive/{rank}")) != old:
                         signs[rank], self._heard[rank] = sign, time.monotonic()
                 self._round = time.monotonic()
@@ -110,11 +169,8 @@ class Watch:
             return  # the store went with the first process: silence from now on
 
     def _judge(self, store: TCPStore, places: list[Place]) -> None:
-        """End this process when another one is lost, or the one that started it."""
-        parent = os.environ.get(PARENT)
+        """End this process when another one is lost."""
         while not self._stop.wait(0.5):
-            if parent is not None and str(os.getppid()) != parent:
-                os._exit(1)  # killed; nobody is left to tell
             now = time.monotonic()
             if self.fabric.global_rank and now - self._round > self.patience:
                 self._lost(0, places)
@@ -124,8 +180,8 @@ class Watch:
 
     def _lost(self, rank: int, places: list[Place]) -> None:
         said = (
-            f"Rank {rank} of {len(places)} on {places[rank][0]} has given no sign of life for {self.patience:g} s: it "
-            "was stopped or killed, or its machine is gone. What was finished is kept: go on with --resume."
+            f"Rank {rank} of {len(places)} on {places[rank].host} has given no sign of life for {self.patience:g} s: "
+            "it was stopped or killed, or its machine is gone. What was finished is kept: go on with --resume."
         )
         self._end(said, places[rank])
 
@@ -136,9 +192,9 @@ class Watch:
             print(said, file=sys.stderr, flush=True)
         if lost is None and not self.fabric.global_rank:
             time.sleep(_LINGER)
-        if lost is not None and lost[0] == platform.node():
+        if lost is not None and lost.numbering == Place.here().numbering:
             # What was stopped hears of nothing but this. It comes later than the reason, which it would else hide.
             time.sleep(1.0)
             with suppress(ProcessLookupError, PermissionError):
-                os.kill(lost[1], signal.SIGKILL)
+                os.kill(lost.number, signal.SIGKILL)
         os._exit(1)

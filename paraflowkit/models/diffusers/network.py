@@ -234,6 +234,10 @@ class DiffusersModel(VelocityModel):
             return -out if self.prediction is Prediction.VELOCITY else out
         return call(x, t)
 
+    def compile_network(self) -> None:
+        # Prompts are looked up outside.
+        self.network.compile(dynamic=False)
+
     def grid_settings(self, steps: int) -> dict[str, Any]:
         patch = 2 if self.family.packed else self.network.config.get("patch_size") or 1
         tokens = (self.shape[1] // patch) * (self.shape[2] // patch)

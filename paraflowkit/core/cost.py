@@ -1,0 +1,97 @@
+"""What a network call costs: seconds against rows."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from paraflowkit.core.problem import Problem
+
+
+@dataclass(frozen=True)
+class CostCurve:
+    """t(b): seconds of a network call with b rows, on the devices that it was measured on.
+
+    Between measured numbers of rows it is a straight line, and beyond the largest in proportion to the rows.
+
+    Attributes:
+        rows: increasing numbers of rows. seconds: one each, medians.
+    """
+
+    rows: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    def __call__(self, rows: float) -> float:
+        """Seconds of a call with so many rows; 0 for none."""
+        if rows <= 0:
+            return 0.0
+        if rows <= self.rows[0]:
+            return self.seconds[0]
+        for (low, a), (high, b) in pairwise(zip(self.rows, self.seconds, strict=True)):
+            if rows <= high:
+                return a + (b - a) * (rows - low) / (high - low)
+        return self.seconds[-1] * rows / self.rows[-1]
+
+    def shared(self, devices: int) -> CostCurve:
+        """The curve of so many such devices that share each call, their exchange of outputs left out."""
+        own = [rows * devices for rows in self.rows]
+        rows = sorted({*self.rows, *own})
+        return CostCurve(tuple(rows), tuple(self(ceil(r / devices)) for r in rows))
+
+    @classmethod
+    def measure(cls, problem: Problem, nodes: int, repeat: int = 5, budget: float = 30.0) -> CostCurve:
+        """Time calls of a problem's network, their numbers of rows in turn.
+
+        Args:
+            problem: whose first state and conditions are evaluated. nodes: most evaluations of one call, guided or not;
+                1, 2, 4, … and this number are measured.
+            repeat: times each is measured, after one that warms up.
+            budget: seconds after which no further, larger number and no further turn is begun.
+
+        Every process of a group that shares the calls must take part. The papers' speedups, with a device for each row,
+        are those of a constant t(b).
+        """
+        counts = [1]
+        while counts[-1] < nodes:
+            counts.append(min(2 * counts[-1], nodes))
+        found: dict[int, list[float]] = {count: [] for count in counts}
+        began = time.perf_counter()
+
+        def spent(share: float) -> bool:
+            late = time.perf_counter() - began > share * budget
+            return bool(problem.agree(torch.tensor([late], device=problem.x0.device))[0])
+
+        with torch.no_grad():
+            for count in counts:
+                if count > 1 and spent(0.3):
+                    found = {c: times for c, times in found.items() if c < count}
+                    break
+                _seconds(problem, count)
+            for turn in range(repeat):
+                if turn and spent(1.0):
+                    break
+                for count, times in found.items():
+                    times.append(_seconds(problem, count))
+        rows = [problem.network_rows(_samples(problem, count)) for count in found]
+        return cls(tuple(rows), tuple(median(times) for times in found.values()))
+
+
+def _samples(problem: Problem, count: int) -> Tensor:
+    return torch.arange(count, device=problem.x0.device) % len(problem.x0)
+
+
+def _seconds(problem: Problem, count: int) -> float:
+    """Seconds of one call with the first states of the samples, over and over."""
+    sample = _samples(problem, count)
+    x, node = problem.x0[sample], torch.zeros_like(sample)
+    began = time.perf_counter()
+    out = problem.output(x, node, sample)
+    if out.device.type == "cuda":
+        torch.cuda.synchronize(out.device)
+    return time.perf_counter() - began
