@@ -84,9 +84,9 @@ def predict(
     """
     requests = read_requests(config)
     fabric = fabric or make_fabric(config)
-    mesh = Mesh.of(fabric)
     with Watch(fabric):
         check_same_everywhere(fabric, config, requests)
+        mesh = Mesh.of(fabric)  # only now: processes that were to make different ones would wait for ever
         setup = Setup.build(config, requests, fabric, mesh, model)
         return _Loop(setup)(on_sweep, callbacks, save, resume)
 
@@ -148,6 +148,9 @@ class _Loop:
             for call in calls:
                 call.on_exception(run, error)
             raise
+        finally:
+            if folder is not None:
+                folder.close()
         return prediction
 
     def _make_all(self, run: Run, folder: RunFolder | None, calls: Sequence[Callback], resume: bool) -> Prediction:
@@ -240,6 +243,7 @@ def _folder(config: RunConfig, requests: Sequence[Request], fabric: Fabric, resu
     What the first process cannot do, none goes on without.
     """
     said: tuple[str, bool, bool] = ("", False, True)
+    folder = None
     if fabric.is_global_zero:
         try:
             folder = open_folder(config, requests, resume)
@@ -249,7 +253,7 @@ def _folder(config: RunConfig, requests: Sequence[Request], fabric: Fabric, resu
     text, finished, fine = fabric.broadcast(said)
     if not fine:
         raise ParaflowkitError(text)
-    return RunFolder(Path(text), config), finished
+    return folder or RunFolder(Path(text), config), finished  # the first process's holds the lock
 
 
 def _exchange(made: _Made, mesh: Mesh) -> _Made:

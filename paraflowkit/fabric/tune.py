@@ -154,10 +154,9 @@ def tune(
         registry.get("solver", name)
     requests = read_requests(config)
     fabric = fabric or make_fabric(config)
-    mesh = Mesh.of(fabric)
     with Watch(fabric):
         check_same_everywhere(fabric, config, requests)
-        setup = Setup.build(config, requests, fabric, mesh, model)
+        setup = Setup.build(config, requests, fabric, Mesh.of(fabric), model)
         return _Tuner(setup, error, on_trial)(solvers or [n for n in registry.names("solver") if n != "sequential"])
 
 

@@ -24,7 +24,7 @@ from paraflowkit_scenes.training.text import make_tokenizer, text_config, tokens
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-SETTINGS = Settings(steps=1500, batch=96, learning_rate=1.5e-3, ema=0.995)
+SETTINGS = Settings(steps=500, batch=96, learning_rate=1.5e-3, ema=0.995)
 WIDTH = 128
 
 

@@ -29,7 +29,7 @@ from paraflowkit_scenes.training.text import make_encoder, make_tokenizer, token
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-SETTINGS = Settings(steps=9000, batch=64, learning_rate=2e-3, ema=0.998)
+SETTINGS = Settings(steps=5300, batch=64, learning_rate=2e-3, ema=0.998)
 DROP = 0.12
 #: Mean and standard deviation of logit σ.
 LOGIT = (0.2, 1.1)
