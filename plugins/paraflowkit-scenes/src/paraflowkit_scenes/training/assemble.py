@@ -82,8 +82,8 @@ image = pipe("a big red circle above a blue star on white", guidance_scale=3.0, 
   matplotlib ships.
 - Weights: float16 safetensors; float32 when loaded, unless another `torch_dtype` is asked for.
 
-Trained by `python -m paraflowkit_scenes.training`, which goes on where it stopped; minutes are wall clock, of machines that
-may have done other work as well:
+Trained by `python -m paraflowkit_scenes.training`, which goes on where it stopped; minutes are wall clock, of a
+machine that did other work as well:
 
 | network | steps | learning rate | seed | minutes | on |
 |---|---|---|---|---|---|"""
