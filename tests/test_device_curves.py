@@ -56,6 +56,7 @@ def test_published_sizes(networks: Any, name: str, parameters: float) -> None:
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.slow
 def test_the_command_at_tiny_size(example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls and sweeps of every family, a file that is gone on with, tables and a plot."""
     out = tmp_path / "data" / "curves.jsonl"

@@ -157,6 +157,7 @@ def _finish(rank: int, folder: Path, run: Path, ranks: int, time: int) -> None:
     assert [row["index"] for row in made.rows] == list(range(7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [((2, 2), (1, 1)), ((1, 1), (3, 3)), ((2, 1), (4, 2))])
 def test_resume_on_other_ranks(
     tmp_path: Path,

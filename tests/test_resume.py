@@ -166,7 +166,7 @@ def test_a_damaged_part_is_made_again(tmp_path: Path, fabric: Fabric, undisturbe
     assert files(tmp_path / "run") == undisturbed
 
 
-@pytest.mark.parametrize("call", [2, 5, 8])
+@pytest.mark.parametrize("call", [2, *(pytest.param(call, marks=pytest.mark.slow) for call in (5, 8))])
 def test_a_full_disk_loses_nothing(
     tmp_path: Path, fabric: Fabric, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
@@ -233,7 +233,9 @@ def _rank(rank: int, folder: Path, run: Path, ranks: int, size: int) -> None:
     assert made.samples.shape[0] == made.images.shape[0] == made.summary.samples == 7
 
 
-@pytest.mark.parametrize(("ranks", "size"), [(2, 1), (2, 2), (3, 1), (4, 2)])
+@pytest.mark.parametrize(
+    ("ranks", "size"), [(2, 1), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((2, 2), (3, 1), (4, 2)))]
+)
 def test_ranks_share_a_run(tmp_path: Path, undisturbed: dict[str, Any], ranks: int, size: int) -> None:
     run_ranks(_rank, ranks, tmp_path / "ranks", tmp_path / "run", ranks, size)
     found = files(tmp_path / "run")

@@ -150,7 +150,7 @@ def _sharded(rank: int, folder: Path, wanted: list[tuple[Tensor, list[int]]]) ->
     assert int(held) == whole
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_sharded_network_makes_what_a_whole_one_makes(tmp_path: Path, ranks: int) -> None:
     run_ranks(_sharded, ranks, tmp_path, [_alone(), _alone(count=1)])
 
@@ -163,6 +163,7 @@ def _from_the_run_file(rank: int, folder: Path, wanted: Tensor) -> None:
     assert float(relative_rmse(made.samples, wanted).max()) <= 1e-6
 
 
+@pytest.mark.slow
 def test_the_run_file_shards_the_shipped_network(tmp_path: Path) -> None:
     data = {"model": "digits-flow", "grid": {"steps": 5}, "requests": [{"classes": [3], "guidance": 2}]}
     alone = predict(loads(json.dumps(data), "run.yaml"), _fabric(0), save=False)
@@ -269,6 +270,7 @@ def _context(rank: int, folder: Path, wanted: Tensor) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.distributed._functional_collectives:FutureWarning")
+@pytest.mark.slow
 def test_context_parallelism_of_diffusers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)  # diffusers asks for one, and does not use it
     alone = predict(_config(), _fabric(0), model=Flux(), save=False)
@@ -285,6 +287,7 @@ def _other_weights(rank: int, folder: Path) -> None:
         predict(_config(), fabric, model=model, save=False)
 
 
+@pytest.mark.slow
 def test_the_same_pieces_have_the_same_weights(tmp_path: Path) -> None:
     run_ranks(_other_weights, 4, tmp_path)
 
@@ -315,6 +318,7 @@ def _refused(rank: int, folder: Path) -> None:
         predict(_config(window="fit"), fabric, model=Tiny(), save=False)
 
 
+@pytest.mark.slow
 def test_what_ranks_cannot_do_each_for_itself_is_refused(tmp_path: Path) -> None:
     run_ranks(_refused, 2, tmp_path)
 

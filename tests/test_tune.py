@@ -60,9 +60,9 @@ class Timed(GaussianMixture):
         self.compiled += 1
 
 
-def proportional() -> Timed:
+def proportional(row: float = 0.01) -> Timed:
     """A device that is busy with a single row, as a CPU is with a large network."""
-    return Timed(0.0, 0.01)
+    return Timed(0.0, row)
 
 
 def idle() -> Timed:
@@ -78,7 +78,7 @@ def test_a_curve_is_straight_between_what_was_measured_and_in_proportion_beyond(
 
 
 def test_a_device_that_is_busy_with_one_row_is_told_to_sample_sequentially(tmp_path: Path) -> None:
-    found = tune(config(tmp_path), error=1e-2, solvers=["paraflow"], model=proportional())
+    found = tune(config(tmp_path), error=1e-2, solvers=["paraflow"], model=proportional(0.003))
     assert found.curve(16) / found.curve(2) > 4
     assert found.config.solver.name == "sequential"
     assert found.trials

@@ -34,7 +34,7 @@ from paraflowkit.spacing import make_grid
 
 
 class Heavy(VelocityModel):
-    """A convolutional network of 15 million parameters with random weights, on 3×32×32 states."""
+    """A convolutional network of 10 million parameters with random weights, on 3×32×32 states."""
 
     noise, prediction, shape = FlowMatching(), Prediction.VELOCITY, (3, 32, 32)
 

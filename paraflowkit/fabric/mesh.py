@@ -59,15 +59,11 @@ class Mesh:
         Raises:
             ParaflowkitError: the strategy shards or replicates in a way that sampling cannot use.
         """
+        check_strategy(fabric)
         if isinstance(fabric.strategy, MeshStrategy):
             return fabric.strategy.mesh
         if fabric.world_size == 1:
             return cls()
-        if not isinstance(fabric.strategy, DDPStrategy):
-            raise ParaflowkitError(
-                f"The strategy {type(fabric.strategy).__name__} cannot share a solve between processes: use "
-                "MeshStrategy of paraflowkit.fabric.mesh, or ddp."
-            )
         return cls.build(1, fabric.world_size, fabric.device.type)
 
     @classmethod
@@ -141,6 +137,19 @@ class Mesh:
                 if group is not None:
                     dist.broadcast(said, src=ranks[0], group=group)
         return said.to(decision.dtype)
+
+
+def check_strategy(fabric: Fabric) -> None:
+    """Refuse what cannot sample, before processes speak with each other.
+
+    Raises:
+        ParaflowkitError: the strategy shards or replicates in a way that sampling cannot use.
+    """
+    if fabric.world_size > 1 and not isinstance(fabric.strategy, DDPStrategy):
+        raise ParaflowkitError(
+            f"The strategy {type(fabric.strategy).__name__} cannot share a solve between processes: use "
+            "MeshStrategy of paraflowkit.fabric.mesh, or ddp."
+        )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from paraflowkit.core.model import VelocityModel
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.fabric.callbacks import Callback, Log, Run, make_logger
 from paraflowkit.fabric.folder import RunFolder, check_same_everywhere, open_folder, write
-from paraflowkit.fabric.mesh import Mesh
+from paraflowkit.fabric.mesh import Mesh, check_strategy
 from paraflowkit.fabric.metered import metered_solve
 from paraflowkit.fabric.outputs import Summary, sample_rows
 from paraflowkit.fabric.pace import Pace
@@ -84,6 +84,7 @@ def predict(
     """
     requests = read_requests(config)
     fabric = fabric or make_fabric(config)
+    check_strategy(fabric)
     with Watch(fabric):
         check_same_everywhere(fabric, config, requests)
         mesh = Mesh.of(fabric)  # only now: processes that were to make different ones would wait for ever

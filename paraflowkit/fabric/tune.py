@@ -17,7 +17,7 @@ from paraflowkit.core.cost import CostCurve
 from paraflowkit.core.model import VelocityModel
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.fabric.folder import check_same_everywhere
-from paraflowkit.fabric.mesh import Mesh
+from paraflowkit.fabric.mesh import Mesh, check_strategy
 from paraflowkit.fabric.metered import metered_solve
 from paraflowkit.fabric.pieces import make_component, make_fabric, sequential_pair
 from paraflowkit.fabric.setup import Setup
@@ -154,6 +154,7 @@ def tune(
         registry.get("solver", name)
     requests = read_requests(config)
     fabric = fabric or make_fabric(config)
+    check_strategy(fabric)
     with Watch(fabric):
         check_same_everywhere(fabric, config, requests)
         setup = Setup.build(config, requests, fabric, Mesh.of(fabric), model)
