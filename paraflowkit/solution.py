@@ -45,7 +45,8 @@ class Stats:
             takes two network rows, counts once.
         calls: times the network was called, more than ``iterations`` when ``max_rows`` cuts a sweep into chunks.
         rows: rows of all those calls together; guidance counts here.
-        seconds, model_seconds: wall clock in all, and inside the network. The network's rest is ``rest_seconds``.
+        seconds, model_seconds: wall clock in all but callbacks, and inside the network. The network's rest is
+            ``rest_seconds``.
         gather_seconds, compile_seconds: of those in the network, waiting for the outputs of other processes, and calls
             for which it had to be compiled; the predict loop tells.
         buffer_bytes: largest size of the solver's own buffers, which does not depend on the number of steps.

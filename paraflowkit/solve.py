@@ -81,6 +81,7 @@ def solve(
     if problem.nominal:
         refuse_levels(solver)
     started = time.perf_counter()
+    aside = 0.0  # seconds in callbacks
     steps, count, device = problem.steps, len(problem.x0), problem.x0.device
     window = Whole() if solver.whole else window.fit(problem, max_rows)
     width = min(window.limit(steps), solver.max_window or steps, steps)
@@ -193,12 +194,14 @@ def solve(
                 elif results[i] is None and stats.sweeps >= allowed:
                     finish(i, Result.MAX_SWEEPS)
             if callback is not None:
-                stats.seconds = time.perf_counter() - started
+                told = time.perf_counter()
+                stats.seconds = told - started - aside
                 callback(
                     SweepInfo(stats.sweeps, steps, run.lo.cpu(), stats, partial(_current, run, results, estimates))
                 )
+                aside += time.perf_counter() - told
         samples = _current(run, results, estimates)
-    stats.seconds = time.perf_counter() - started
+    stats.seconds = time.perf_counter() - started - aside
     if device.type == "cuda":
         stats.peak_bytes = torch.cuda.max_memory_allocated(device)
     ends = tuple(result for result in results if result is not None)

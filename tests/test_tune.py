@@ -119,10 +119,18 @@ def test_a_device_with_room_gets_the_fastest_settings_and_their_error_is_as_told
     assert again.summary.iterations == best.iterations
 
 
-def test_what_no_solver_reaches_is_said(tmp_path: Path) -> None:
-    found = tune(config(tmp_path), error=1e-30, solvers=["parasolver-turbo"], model=idle())
+def test_a_small_error_is_met_by_tolerance_0(tmp_path: Path) -> None:
+    run = config(tmp_path, run={"max_sweeps": 3})
+    found = tune(run, error=1e-30, solvers=["paraflow"], model=Timed(0.0, 0.0))
+    assert {trial.tolerance for trial in found.trials} == {0.0}
+    assert found.config.run.max_sweeps is None  # which the trials did not have
+
+
+def test_solvers_that_cannot_be_tried_are_left_out(tmp_path: Path) -> None:
+    run = config(tmp_path, stepper={"name": "clipped-ddim", "clip": 1.0}, model="digits-vp", grid={"steps": 2})
+    found = tune(run, error=1e-2, solvers=["parataa"])
     assert not found.trials
-    assert "does not meet the error" in found.left_out["parasolver-turbo"]
+    assert "affine" in found.left_out["parataa"]
     assert "sample sequentially" in found.verdict()
     assert found.config.solver.name == "sequential"
 
@@ -151,7 +159,10 @@ def test_tune_on_the_command_line_writes_a_run_file(tmp_path: Path) -> None:
     assert load(out).grid.steps == 16
     for options, said in (
         (["-o", str(out)], "exists already"),
+        (["-o", str(tmp_path / "nowhere" / "tuned.yaml")], "there is no folder"),
         (["-e", "0"], "must be more than 0"),
+        (["-e", "inf"], "finite"),
+        (["-s", "sequential"], "compared with"),
         (["-s", "paraflo"], "Did you mean 'paraflow'?"),
     ):
         refused = CliRunner().invoke(app, ["tune", "-c", str(path), *options])
@@ -173,7 +184,7 @@ def test_predict_says_when_its_first_sweeps_are_slower(
     if warned:
         numbers = re.search(r"takes (\S+) s, and sequential sampling would take about (\S+) s", said[0])
         assert numbers is not None
-        assert float(numbers[1]) > float(numbers[2]) > 16 * 2 * 0.01
+        assert float(numbers[1]) > float(numbers[2]) >= 0.31  # 16 calls of two rows, rounded
 
 
 @given(st.lists(st.integers(1, 500), max_size=60))
@@ -218,15 +229,19 @@ def test_a_really_compiled_network_gives_the_same_samples(tmp_path: Path) -> Non
 
 def test_memory_that_does_not_suffice_for_a_padded_call_makes_smaller_ones(tmp_path: Path) -> None:
     class Small(Timed):
+        failed = 0
+
         def forward(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
             if len(x) > 5:
+                self.failed += 1
                 raise torch.OutOfMemoryError("no memory")
             return super().forward(x, t, cond)
 
     model = Small(0.0, 0.0)
     made = predict(config(tmp_path, fabric={"compile": True}, window={"size": 6}), save=False, model=model)
     assert made.rows[0]["result"] == "converged"
-    assert max(model.rows) <= 5
+    assert model.failed == 2  # 12 rows, then 6; 3 from then on
+    assert max(model.rows) == 3
 
 
 def test_a_wanted_error_must_be_one(tmp_path: Path) -> None:

@@ -97,6 +97,10 @@ def tune(
         run = load(config, changes)
         if output is not None and output.exists():
             raise ParaflowkitError(f"{output}: exists already: choose another --output, or remove it.")
+        if output is not None and not output.absolute().parent.is_dir():
+            raise ParaflowkitError(
+                f"{output}: there is no folder {output.parent}: make it, or choose another --output."
+            )
         options = ["--error", str(error), *(word for name in solver or [] for word in ("--solver", name))]
         if output is not None:
             options += ["--output", str(output)]

@@ -87,7 +87,7 @@ def print_tuning(tuning: Tuning) -> None:
         )
     console.print(table)
     for name, reason in tuning.left_out.items():
-        console.print(f"Left out: {name}: {reason}")
+        console.print(f"Left out: {name}: {reason}", markup=False)
     console.print(tuning.verdict())
     for devices, speedup, trial in tuning.promised():
         console.print(

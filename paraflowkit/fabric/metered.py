@@ -38,7 +38,10 @@ def metered_solve(
     def told(info: SweepInfo) -> None:
         read(info.stats)
         if callback is not None:
+            now = {name: getattr(evaluator, name) for name in names}
             callback(info)
+            for name in names:  # what a callback has the network do is not the solve's
+                before[name] += getattr(evaluator, name) - now[name]
 
     solution = solve(
         problem,

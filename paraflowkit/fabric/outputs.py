@@ -187,7 +187,8 @@ class Summary:
     def read(cls, path: Path) -> Summary:
         """What :meth:`to_dict` wrote, without the per-sweep figures."""
         values = json.loads(path.read_text())
-        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name != "stats"})
+        # A figure that the version which wrote it did not have keeps its default.
+        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, without the per-sweep figures."""

@@ -47,7 +47,7 @@ class Pace(Callback):
         self._done = True
         if front == start or stats.iterations == calls:
             return
-        step = self._call()
+        step = self._call(run.config.run.max_rows)
         ours = (stats.seconds - seconds) / (front - start) * info.steps
         theirs = step * info.steps
         lost = (ours - theirs) * run.batches
@@ -65,12 +65,15 @@ class Pace(Callback):
                 (stats.rows - rows) / (stats.iterations - calls),
             )
 
-    def _call(self) -> float:
-        """Seconds of the call that one step of all samples takes."""
+    def _call(self, max_rows: int | None) -> float:
+        """Seconds of the call that one step of all samples takes, or of calls with ``max_rows`` network rows."""
         problem = self.problem
         sample = torch.arange(len(problem.x0), device=problem.x0.device)
+        guided = problem.network_rows(sample) > len(sample)
+        most = len(sample) if max_rows is None else max(1, max_rows // (2 if guided else 1))
         began = time.perf_counter()
-        problem.output(problem.x0, torch.zeros_like(sample), sample)
+        for part in sample.split(most):
+            problem.output(problem.x0[part], torch.zeros_like(part), part)
         if problem.x0.device.type == "cuda":
             torch.cuda.synchronize(problem.x0.device)
         return time.perf_counter() - began

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from pydantic import ValidationError
 
 from paraflowkit import registry
 from paraflowkit.config import Component, RunConfig
 from paraflowkit.core.cost import CostCurve
 from paraflowkit.core.model import VelocityModel
-from paraflowkit.errors import ParaflowkitError
+from paraflowkit.errors import ParaflowkitError, explain
 from paraflowkit.fabric.folder import check_same_everywhere
 from paraflowkit.fabric.mesh import Mesh, check_strategy
 from paraflowkit.fabric.metered import metered_solve
@@ -109,7 +110,7 @@ class Tuning:
         speedup, best = self.speedup()
         whole = self.sequential.predicted(self.curve)
         if best is None:
-            return f"No solver met the error {self.wanted:g}: sample sequentially."
+            return f"No solver met the error {self.wanted:g}, or none could be tried: sample sequentially."
         name = f"{best.solver.name} with a window of {best.size} and tolerance {best.tolerance:.3g}"
         if speedup > 1:
             return (
@@ -148,17 +149,25 @@ def tune(
     Raises:
         ParaflowkitError: as predict does.
     """
-    if not error > 0:
-        raise ParaflowkitError(f"The wanted error must be more than 0, got {error:g}: tolerance 0 is exact.")
+    if not 0 < error < inf:
+        raise ParaflowkitError(f"The wanted error must be more than 0 and finite, got {error:g}: tolerance 0 is exact.")
     for name in solvers:
         registry.get("solver", name)
+        if name == "sequential":
+            raise ParaflowkitError("The sequential sampler is what solvers are compared with: name others, or none.")
     requests = read_requests(config)
     fabric = fabric or make_fabric(config)
     check_strategy(fabric)
     with Watch(fabric):
         check_same_everywhere(fabric, config, requests)
         setup = Setup.build(config, requests, fabric, Mesh.of(fabric), model)
-        return _Tuner(setup, error, on_trial)(solvers or [n for n in registry.names("solver") if n != "sequential"])
+        wanted = (error, list(solvers or [name for name in registry.names("solver") if name != "sequential"]))
+        error, names = fabric.broadcast(wanted)  # other arguments or plugins elsewhere must not part the processes
+        return _Tuner(setup, error, on_trial)(names)
+
+
+class _Refused(Exception):
+    """A solver that cannot be tried with these settings; every process finds out alike."""
 
 
 class _Tuner:
@@ -174,8 +183,11 @@ class _Tuner:
         config, problem = self.setup.config, self.problem
         count = len(problem.x0)
         self.told("calls of the network")
-        limit = config.run.max_rows or count * self.steps
-        curve = CostCurve.measure(problem, min(count * min(self.steps, WINDOWS[-1]), limit))
+        nodes = count * min(self.steps, WINDOWS[-1])
+        if config.run.max_rows is not None:
+            guided = problem.network_rows(torch.arange(count, device=problem.x0.device)) > count
+            nodes = min(nodes, max(1, config.run.max_rows // (2 if guided else 1)))
+        curve = CostCurve.measure(problem, nodes)
         curve = self.setup.fabric.broadcast(curve)
         self.told("sequential sampling")
         plain, rows = self._solve(sequential_pair())
@@ -187,12 +199,17 @@ class _Tuner:
         left_out: dict[str, str] = {}
         for name in solvers:
             start: float | None = None
-            for size in self._sizes(name):
+            try:
+                sizes = self._sizes(name)
+            except ParaflowkitError as broken:
+                left_out[name] = str(broken)
+                continue
+            for size in sizes:
                 if trials and all(self._least(size, each) > time for each, time in zip(curves, least, strict=True)):
                     continue
                 try:
                     trial = self._loosest(name, size, start)
-                except (ValueError, ParaflowkitError) as refused:
+                except _Refused as refused:
                     left_out[name] = str(refused)
                     break
                 if trial is None:
@@ -205,7 +222,9 @@ class _Tuner:
         trials.sort(key=lambda trial: trial.predicted(curve))
         if trials and trials[0].predicted(curve) < best.predicted(curve):
             best = trials[0]
-        chosen = replace(config, solver=best.solver, window=best.window)
+        # Limits and guesses that were not those of the trials are not those of their settings either.
+        run = config.run.model_copy(update={"max_sweeps": None, "warm_start": None})
+        chosen = replace(config, solver=best.solver, window=best.window, run=run)
         return Tuning(chosen, self.error, count, curve, sequential, tuple(trials), left_out)
 
     def _sizes(self, name: str) -> list[int]:
@@ -238,6 +257,9 @@ class _Tuner:
                 if met is not None:
                     break
                 tolerance /= _STEP
+        if met is None:
+            exact = self._attempt(name, size, 0.0)
+            met = exact if exact.error <= self.error else None
         return met
 
     def _attempt(self, name: str, size: int, tolerance: float) -> Trial:
@@ -249,11 +271,17 @@ class _Tuner:
             settings = {**own.settings.model_dump(exclude_unset=True, exclude={"preset"}), **settings}
         if "degree" in cls.model_fields:  # evaluates so many steps of a window three times as long, as in its paper
             settings["degree"], length = size, min(3 * size, self.steps)
-        solver = Component("solver", name, cls.model_validate(settings))
         window = _window(length)
         self.told(f"{name}, window {size}, tolerance {tolerance:.3g}")
-        pair = (make_component(solver), make_component(window))
-        check_pair(self.problem.rule, pair[0])
+        try:  # all processes refuse alike; what fails in the solve itself may fail in one alone, and ends the run
+            solver = Component("solver", name, cls.model_validate(settings))
+            pair = (make_component(solver), make_component(window))
+            check_pair(self.problem.rule, pair[0])
+            pair[0].init(self.problem)
+        except ValidationError as error:
+            raise _Refused("; ".join(explain(dict(item)) for item in error.errors(include_url=False))) from error
+        except (ValueError, ParaflowkitError) as error:
+            raise _Refused(str(error)) from error
         found, rows = self._solve(pair)
         return self._trial(solver, window, size, found, rows)
 
