@@ -217,6 +217,7 @@ def test_a_compiled_network_is_called_with_few_numbers_of_rows(tmp_path: Path) -
 
 
 @pytest.mark.slow  # the compiler
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own, when it is imported
 def test_a_really_compiled_network_gives_the_same_samples(tmp_path: Path) -> None:
     model = registry.get("model", "digits-flow")(registry.config_class("model", "digits-flow")())
     sections = {"model": "digits-flow", "requests": [{"classes": [1], "guidance": 3.0}], "window": {"size": 4}}
