@@ -119,6 +119,11 @@ def assemble(trained: Path, folder: Path) -> None:
     )
     pipe.to(torch.float16)
     pipe.save_pretrained(folder / "scenes-sd3", safe_serialization=True)
+    for name in ("vae", "transformer"):  # diffusers notes the folder that they were loaded from
+        path = folder / "scenes-sd3" / name / "config.json"
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
         as_float32(folder / "scenes-sd3" / name)
     # What save_pretrained of transformers 5 writes for a tokenizer is not what transformers 4 reads.
