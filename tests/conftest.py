@@ -26,7 +26,8 @@ with warnings.catch_warnings():
 # Most tests are tiny operations, which several threads only slow down, badly so on a machine that is busy.
 torch.set_num_threads(1)
 
-KEPT = {"PYTEST_CURRENT_TEST"}
+# pytest's own, and what torch.compile leaves for the code that it made.
+KEPT = {"PYTEST_CURRENT_TEST", "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"}
 
 
 @pytest.fixture(autouse=True)
