@@ -63,7 +63,7 @@ def _steppers(process: str) -> list[str]:
     return ["euler", "ddim-1"] if process == "flow" else ["ddim-0", "ddim-1"]
 
 
-@pytest.mark.parametrize("width", [3, N])
+@pytest.mark.parametrize("width", [3, pytest.param(N, marks=pytest.mark.slow)])
 def test_networks_float32(digits: tuple[str, VelocityModel], width: int) -> None:
     process, model = digits
     for stepper in _steppers(process):

@@ -254,7 +254,7 @@ def test_times_are_not_rounded_by_a_half_precision() -> None:
 
 @pytest.mark.parametrize("process", ["flow", pytest.param("vp", marks=pytest.mark.slow)])
 def test_shipped_networks_draw_what_is_asked(process: str, fabric: Fabric, tmp_path: Path) -> None:
-    """The whole path: 100 samples at guidance 3, and the shipped classifier sees the wanted digit in 97 %."""
+    """The whole path: 50 samples at guidance 3, and the shipped classifier sees the wanted digit in 97 %."""
     stepper = "euler" if process == "flow" else "ddim"
     run = config(
         DIGITS,
@@ -263,7 +263,7 @@ def test_shipped_networks_draw_what_is_asked(process: str, fabric: Fabric, tmp_p
         f"stepper={stepper}",
         "grid.steps=20",
         "requests.0.classes=[0,1,2,3,4,5,6,7,8,9]",
-        "requests.0.count=10",
+        "requests.0.count=5",
         "run.batch=50",
         "solver=sequential",
     )

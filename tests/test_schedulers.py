@@ -131,7 +131,12 @@ def check_matrix(cell: Cell, counts: tuple[int, ...], monkeypatch: pytest.Monkey
         assert source == ("config" if probed(cell, steps) is None else "probe"), steps
 
 
-@pytest.mark.parametrize("cell", cells(), ids=str)
+def thinned(found: list[Cell]) -> list[Any]:
+    """A third of them for every day, the rest with the slow tests."""
+    return [c if i % 3 == 0 else pytest.param(c, marks=pytest.mark.slow) for i, c in enumerate(found)]
+
+
+@pytest.mark.parametrize("cell", thinned(cells()), ids=str)
 def test_matrix(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     check_matrix(cell, (1, 2, 5), monkeypatch)
 
@@ -213,7 +218,7 @@ def check_parallel(cell: Cell, steps: int, widths: tuple[int, ...], batches: tup
 EVERY = [c for c in cells() + others() if fails(c, 8) is None]
 
 
-@pytest.mark.parametrize("cell", EVERY, ids=str)
+@pytest.mark.parametrize("cell", thinned(EVERY), ids=str)
 def test_parallel_is_sequential(cell: Cell) -> None:
     check_parallel(cell, 6, (4,), (3,))
 
