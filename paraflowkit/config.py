@@ -81,6 +81,11 @@ def loads(text: str, filename: str = "<text>", overrides: Sequence[str] = (), ba
     """:func:`load` from text; a request file's path is relative to ``base``. Raises ConfigError."""
     source = parse(text, filename)
     apply_overrides(source, overrides, tuple(COMPONENTS))
+    return check(source, base)
+
+
+def check(source: Source, base: Path) -> RunConfig:
+    """The run that a source's data describe; a request file's path is relative to ``base``. Raises ConfigError."""
     known = (*COMPONENTS, "requests", *SECTIONS)
     for key in source.data:
         if key not in known:

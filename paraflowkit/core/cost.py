@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
@@ -21,11 +22,13 @@ class CostCurve:
     Between measured numbers of rows it is a straight line, and beyond the largest in proportion to the rows.
 
     Attributes:
-        rows: increasing numbers of rows. seconds: one each, medians.
+        rows: increasing numbers of rows. seconds: one each, medians. cut: in a sentence, what was not measured because
+            it took too long; empty where nothing was left out.
     """
 
     rows: tuple[int, ...]
     seconds: tuple[float, ...]
+    cut: str = ""
 
     def __call__(self, rows: float) -> float:
         """Seconds of a call with so many rows; 0 for none."""
@@ -45,22 +48,20 @@ class CostCurve:
         return CostCurve(tuple(rows), tuple(self(ceil(r / devices)) for r in rows))
 
     @classmethod
-    def measure(cls, problem: Problem, nodes: int, repeat: int = 5, budget: float = 30.0) -> CostCurve:
+    def measure(cls, problem: Problem, counts: Sequence[int], repeat: int = 5, budget: float = 30.0) -> CostCurve:
         """Time calls of a problem's network, their numbers of rows in turn.
 
         Args:
-            problem: whose first state and conditions are evaluated. nodes: most evaluations of one call, guided or not;
-                1, 2, 4, … and this number are measured.
+            problem: whose first state and conditions are evaluated.
+            counts: evaluations of one call, guided or not, the fewest first. The first and the last number are
+                measured in any case.
             repeat: times each is measured, after one that warms up.
-            budget: seconds after which no further, larger number and no further turn is begun.
+            budget: seconds after which no further number but the last, and no further turn, is begun.
 
         Every process of a group that shares the calls must take part. The papers' speedups, with a device for each row,
         are those of a constant t(b).
         """
-        counts = [1]
-        while counts[-1] < nodes:
-            counts.append(min(2 * counts[-1], nodes))
-        found: dict[int, list[float]] = {count: [] for count in counts}
+        found: dict[int, list[float]] = {}
         began = time.perf_counter()
 
         def spent(share: float) -> bool:
@@ -69,18 +70,28 @@ class CostCurve:
 
         with torch.no_grad():
             for count in counts:
-                if count > 1 and spent(0.3):
-                    found = {c: times for c, times in found.items() if c < count}
-                    break
-                warm = _seconds(problem, count)
-                began += max(0.0, warm - _seconds(problem, count))  # what only the first call takes, such as compiling
-            for turn in range(repeat):
-                if turn and spent(1.0):
-                    break
+                if found and count != counts[-1] and spent(0.3):
+                    continue
+                warm, seconds = _seconds(problem, count), _seconds(problem, count)
+                found[count] = [seconds]
+                began += max(0.0, warm - seconds)  # what only the first call takes, such as compiling
+            turns = 1
+            while turns < repeat and not spent(1.0):
+                turns += 1
                 for count, times in found.items():
                     times.append(_seconds(problem, count))
-        rows = [problem.network_rows(_samples(problem, count)) for count in found]
-        return cls(tuple(rows), tuple(median(times) for times in found.values()))
+
+        def rows(count: int) -> int:
+            return problem.network_rows(_samples(problem, count))
+
+        cut = ""
+        if skipped := [str(rows(count)) for count in counts if count not in found]:
+            cut = f"calls of {', '.join(skipped)} rows were left out"
+        if turns < repeat:
+            cut += f"{' and ' if cut else ''}each number of rows was timed {turns} of {repeat} times"
+        if cut:
+            cut = f"The {budget:g} s for timing calls did not suffice: {cut}."
+        return cls(tuple(rows(count) for count in found), tuple(median(times) for times in found.values()), cut)
 
 
 def _samples(problem: Problem, count: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from math import ceil
 
 import torch
 from lightning.fabric import Fabric
@@ -38,8 +39,8 @@ class Evaluator:
             :meth:`~paraflowkit.core.model.VelocityModel.compile_network`, and pad its calls to few numbers of rows.
 
     Attributes:
-        gather_seconds: how long this rank has waited for the outputs of others.
         compile_seconds: of calls with a number of rows that the network had to be compiled for.
+        filled: rows by which calls of a compiled network were filled up, those of all ranks.
         most: rows that a call may have since the device's memory was exhausted, None as long as it was not.
     """
 
@@ -53,7 +54,8 @@ class Evaluator:
         compiled: bool = False,
     ) -> None:
         self.mesh = Mesh.of(fabric) if mesh is None else mesh
-        self.gather_seconds = self.compile_seconds = 0.0
+        self.compile_seconds = 0.0
+        self.filled = 0
         self.most: int | None = None
         self.sizes = Sizes() if compiled else None
         self.precision = fabric.strategy.precision
@@ -78,6 +80,8 @@ class Evaluator:
         if compiled:  # not before: what is compiled is bound to its device and precision
             model.compile_network()
         self.times = times.to(fabric.device)
+        self._waited = 0.0
+        self._marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def __call__(self, x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
         """Raw output ``(rows, *shape)``, of x's dtype; the same on every rank of a time group."""
@@ -86,14 +90,41 @@ class Evaluator:
         mine = self.mesh.shares(len(x))[self.mesh.time_rank]
         channels, *rest = x.shape[1:]
         out = x.new_empty(len(x), channels * (2 if self.model.learned_variance else 1), *rest)
-        if mine.stop > mine.start:
+        own = mine.stop - mine.start
+        if self.sizes is not None and len(x):
+            # As many as in the largest share, rows of others or the last one: who has none compiles with the others too.
+            largest = ceil(len(x) / self.mesh.time)
+            rows = torch.arange(mine.start, mine.start + largest, device=x.device).clamp(max=len(x) - 1)
+            out[mine] = self._call(x[rows], node[rows], None if cond is None else cond[rows])[:own]
+            self.filled += self.mesh.time * largest - len(x)
+        elif own:
             out[mine] = self._call(x[mine], node[mine], None if cond is None else cond[mine])
         elif self.sharded and len(x):  # the weights of a block are gathered by all processes, or by none
             self._call(x[:1], node[:1], None if cond is None else cond[:1])
-        began = time.perf_counter()
-        self.mesh.gather(out)
-        self.gather_seconds += time.perf_counter() - began
+        self._gather(out)
         return out
+
+    def _gather(self, out: Tensor) -> None:
+        """Get the outputs of the other ranks, and clock it."""
+        if out.device.type != "cuda":
+            began = time.perf_counter()
+            self.mesh.gather(out)
+            self._waited += time.perf_counter() - began
+            return
+        # There the host only queues calls and collectives: it is the stream that waits, first for its own call.
+        stream = torch.cuda.current_stream(out.device)
+        begun = stream.record_event(torch.cuda.Event(enable_timing=True))
+        self.mesh.gather(out)
+        self._marks.append((begun, stream.record_event(torch.cuda.Event(enable_timing=True))))
+
+    @property
+    def gather_seconds(self) -> float:
+        """How long this rank has waited for the outputs of others, their way included; its own calls are not in it."""
+        for begun, ended in self._marks:
+            ended.synchronize()
+            self._waited += begun.elapsed_time(ended) / 1e3
+        self._marks.clear()
+        return self._waited
 
     def agree(self, decision: Tensor) -> Tensor:
         """The decision of the group's first rank."""
@@ -139,6 +170,7 @@ class Evaluator:
         """A call with as many rows as the network has been compiled for, or is now; the last row fills it up."""
         rows = len(x)
         size, new = sizes.choose(rows)
+        self.filled += self.mesh.time * (size - rows)
         fill = torch.arange(size, device=x.device).clamp(max=rows - 1)
         began = time.perf_counter()
         out = self._forward(x[fill], node[fill], None if cond is None else cond[fill])[:rows]

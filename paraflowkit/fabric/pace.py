@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import time
 
-import torch
-
 from paraflowkit.core.problem import Problem
 from paraflowkit.fabric.callbacks import Callback, Run
+from paraflowkit.fabric.pieces import first_step
 from paraflowkit.solve import SweepInfo
 
 _log = logging.getLogger("paraflowkit")
@@ -47,7 +46,9 @@ class Pace(Callback):
         self._done = True
         if front == start or stats.iterations == calls:
             return
-        step = self._call(run.config.run.max_rows)
+        began = time.perf_counter()
+        first_step(self.problem, run.config.run.max_rows)
+        step = time.perf_counter() - began
         ours = (stats.seconds - seconds) / (front - start) * info.steps
         theirs = step * info.steps
         lost = (ours - theirs) * run.batches
@@ -64,16 +65,3 @@ class Pace(Callback):
                 (stats.seconds - seconds) / sweeps,
                 (stats.rows - rows) / (stats.iterations - calls),
             )
-
-    def _call(self, max_rows: int | None) -> float:
-        """Seconds of the call that one step of all samples takes, or of calls with ``max_rows`` network rows."""
-        problem = self.problem
-        sample = torch.arange(len(problem.x0), device=problem.x0.device)
-        guided = problem.network_rows(sample) > len(sample)
-        most = len(sample) if max_rows is None else max(1, max_rows // (2 if guided else 1))
-        began = time.perf_counter()
-        for part in sample.split(most):
-            problem.output(problem.x0[part], torch.zeros_like(part), part)
-        if problem.x0.device.type == "cuda":
-            torch.cuda.synchronize(problem.x0.device)
-        return time.perf_counter() - began

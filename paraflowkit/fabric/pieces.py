@@ -140,8 +140,30 @@ def sequential_pair() -> tuple[ParallelSolver[Any, Any], WindowPolicy[Any]]:
     )
 
 
-def warm_up(problem: Problem) -> None:
-    """One call of the network, so that neither of the compared samplers pays for the first."""
-    first = torch.zeros(1, dtype=torch.int64, device=problem.x0.device)
+def warm_up(problem: Problem, max_rows: int | None = None) -> None:
+    """The sequential sampler's first calls, so that neither of the compared samplers pays for them.
+
+    With all samples: a network that is compiled would otherwise be compiled for one row, which no solve asks for.
+
+    Args:
+        max_rows: most network rows in one call.
+    """
     with torch.no_grad():
-        problem.output(problem.x0[:1], first, first)
+        first_step(problem, max_rows)
+
+
+def first_step(problem: Problem, max_rows: int | None) -> None:
+    """Evaluate the network for the first step of all samples, at most ``max_rows`` network rows in a call."""
+    sample = torch.arange(len(problem.x0), device=problem.x0.device)
+    for part in sample.split(call_nodes(problem, max_rows) or len(sample)):
+        problem.output(problem.x0[part], torch.zeros_like(part), part)
+    if problem.x0.device.type == "cuda":
+        torch.cuda.synchronize(problem.x0.device)
+
+
+def call_nodes(problem: Problem, max_rows: int | None) -> int | None:
+    """Evaluations, guided or not, that go into a call of ``max_rows`` network rows; None where there is no limit."""
+    if max_rows is None:
+        return None
+    sample = torch.arange(len(problem.x0), device=problem.x0.device)
+    return max(1, max_rows // (2 if problem.network_rows(sample) > len(sample) else 1))

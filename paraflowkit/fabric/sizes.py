@@ -14,6 +14,7 @@ class Sizes:
     Sweeps of a solve differ in their rows, and a compilation takes longer than many calls. A call is filled up to the
     next size that there is, unless that would more than double its rows: then its own number becomes a size. The first
     sweeps are the largest, so that a solve needs about log2 of their rows, and most calls are filled up by little.
+    Processes that share calls ask for the same numbers in the same order, and so compile at the same moments.
     """
 
     def __init__(self) -> None:
