@@ -111,6 +111,9 @@ class OutputConfig(ComponentConfig):
     trajectory: bool = Field(
         default=False, description="Write all states of every sample, from which a later run can start warm."
     )
+    report: bool = Field(
+        default=False, description="Keep how the first four samples are solved, sweep by sweep, and write report.html."
+    )
 
 
 class FabricConfig(ComponentConfig):

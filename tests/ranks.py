@@ -29,13 +29,15 @@ def _child(function: Callable[..., Any], rank: int, ranks: int, folder: Path, gi
         raise
 
 
-def fabric_of(rank: int, ranks: int, strategy: Strategy | str) -> Fabric:
-    """A user's Fabric, within a rank, whose processes were started by something else, as torchrun does."""
-    os.environ.update(
-        LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(ranks), GROUP_RANK="0", LOCAL_WORLD_SIZE=str(ranks),
-        TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1",
-    )  # fmt: skip
-    fabric = Fabric(accelerator="cpu", devices=ranks, strategy=strategy)
+def fabric_of(rank: int = 0, strategy: Strategy | str = "auto", precision: Any = "32-true") -> Fabric:
+    """A user's Fabric: within a rank, of processes that were started by something else, as torchrun does."""
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    if ranks > 1:
+        os.environ.update(
+            LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(ranks), GROUP_RANK="0", LOCAL_WORLD_SIZE=str(ranks),
+            TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1",
+        )  # fmt: skip
+    fabric = Fabric(accelerator="cpu", devices=ranks, strategy=strategy, precision=precision)
     fabric.launch()
     return fabric
 

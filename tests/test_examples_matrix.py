@@ -89,49 +89,6 @@ def test_unknown_names_are_told(matrix: dict[str, Any], benchmark: dict[str, Any
             example["main"](["--solvers", "nosuch"])
 
 
-def measure(error_of: Any, wanted: float, start: float) -> tuple[dict[str, Any], int]:
-    tried: dict[float, Any] = {}
-    asked: list[float] = []
-
-    def run(tolerance: float) -> dict[str, Any]:
-        asked.append(tolerance)
-        return {"mean": error_of(tolerance)}
-
-    loosest = runpy.run_path(str(EXAMPLES / "iterations_at_error.py"))["loosest"]
-    return loosest(run, tried, wanted, start), len(asked)
-
-
-@pytest.mark.parametrize("start", [1e-5, 1e-2, 1.0])
-@pytest.mark.parametrize("power", [0.5, 1.0, 1.7])
-def test_the_loosest_tolerance_is_found(start: float, power: float) -> None:
-    """On a known law, error = (2 tolerance)^power, in few solves."""
-    row, solves = measure(lambda t: (2 * t) ** power, 1e-2, start)
-    exact = 0.5 * 1e-2 ** (1 / power)
-    assert row["met"]
-    assert exact / 1.3 <= row["tolerance"] <= exact
-    assert solves <= 12
-
-
-def test_what_cannot_be_met_is_said() -> None:
-    row, _ = measure(lambda t: 0.5 + t, 1e-2, 0.1)
-    assert not row["met"]
-    assert row["tolerance"] == 0
-
-    def fixed(tolerance: float) -> float:
-        if tolerance == 0:
-            raise ValueError("settings that do not go with tolerance 0")
-        return 0.5
-
-    row, solves = measure(fixed, 1e-2, 0.1)
-    assert not row["met"]
-    assert row["tolerance"] > 0
-    assert solves <= 5
-    row, solves = measure(lambda t: 1e-4, 1e-2, 0.1)
-    assert row["met"]
-    assert row["tolerance"] == 1e4
-    assert solves <= 5
-
-
 def test_rows_are_appended_kept_and_shown(
     benchmark: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

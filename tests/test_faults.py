@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
 from torch import Tensor
+from typer.testing import CliRunner
 
 from paraflowkit.config import RunConfig, loads
 from paraflowkit.errors import ParaflowkitError
@@ -38,7 +40,8 @@ from paraflowkit.models.configs import GaussianMixtureConfig
 from paraflowkit.models.gaussian_mixture import GaussianMixture
 from paraflowkit.requests import read_requests
 from paraflowkit.solution import Result
-from tests.ranks import run_ranks
+from tests import test_resume
+from tests.ranks import fabric_of, run_ranks
 from tests.test_resume import config, files
 
 POINTS: dict[str, Any] = {
@@ -55,29 +58,8 @@ def points(**sections: dict[str, Any]) -> RunConfig:
     return loads(json.dumps({**POINTS, **{k: {**POINTS.get(k, {}), **v} for k, v in sections.items()}}), "run.yaml")
 
 
-def _joined(rank: int, ranks: int, time: int | None = None) -> Fabric:
-    """A Fabric of processes that were started by something else, as torchrun does."""
-    os.environ.update(
-        LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(ranks), GROUP_RANK="0", LOCAL_WORLD_SIZE=str(ranks),
-        TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1",
-    )  # fmt: skip
-    fabric = Fabric(accelerator="cpu", devices=ranks, strategy=MeshStrategy(time=time))
-    fabric.launch()
-    return fabric
-
-
-@pytest.fixture(scope="module")
-def fabric() -> Fabric:
-    fabric = Fabric(accelerator="cpu", devices=1)
-    fabric.launch()
-    return fabric
-
-
-@pytest.fixture(scope="module")
-def undisturbed(fabric: Fabric, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    predict(config(folder), fabric)
-    return files(folder)
+#: Fixtures: a Fabric of one process, and what a run of it leaves that nobody disturbs.
+fabric, undisturbed = test_resume.fabric, test_resume.undisturbed
 
 
 class Spoilt(GaussianMixture):
@@ -95,7 +77,7 @@ class Spoilt(GaussianMixture):
 
 def _spoilt(rank: int, folder: Path, nonfinite: str, calls: int, time: int) -> None:
     run = points(run={"nonfinite": nonfinite}, output={"folder": str(folder / "run")})
-    made = predict(run, _joined(rank, 2, time), model=Spoilt(calls))
+    made = predict(run, fabric_of(rank, MeshStrategy(time=time)), model=Spoilt(calls))
     written = [json.loads(line) for line in (folder / "run" / "results.jsonl").read_text().splitlines()]
     assert written == made.rows
     (folder / f"made-{rank}").write_text(json.dumps([made.rows, made.samples.tolist()]))
@@ -145,14 +127,14 @@ class Seen(Callback):
         self.batches.append(batch)
 
 
-def _begin(rank: int, folder: Path, run: Path, ranks: int, time: int) -> None:
-    predict(config(run), _joined(rank, ranks, time), callbacks=[Ends()])
+def _begin(rank: int, folder: Path, run: Path, time: int) -> None:
+    predict(config(run), fabric_of(rank, MeshStrategy(time=time)), callbacks=[Ends()])
     raise AssertionError("it came to its end")
 
 
-def _finish(rank: int, folder: Path, run: Path, ranks: int, time: int) -> None:
+def _finish(rank: int, folder: Path, run: Path, time: int) -> None:
     seen = Seen()
-    made: Prediction = predict(config(run), _joined(rank, ranks, time), callbacks=[seen], resume=True)
+    made: Prediction = predict(config(run), fabric_of(rank, MeshStrategy(time=time)), callbacks=[seen], resume=True)
     assert {2, 3}.issuperset(seen.batches)
     assert [row["index"] for row in made.rows] == list(range(7))
 
@@ -167,9 +149,9 @@ def test_resume_on_other_ranks(
     after: tuple[int, int],
 ) -> None:
     run = tmp_path / "run"
-    run_ranks(_begin, before[0], tmp_path / "before", run, *before)
+    run_ranks(_begin, before[0], tmp_path / "before", run, before[1])
     assert [path.stem for path in sorted((run / "parts").glob("*.safetensors"))] == ["000000", "000001"]
-    run_ranks(_finish, after[0], tmp_path / "after", run, *after)
+    run_ranks(_finish, after[0], tmp_path / "after", run, after[1])
     found = files(run)
     assert found["names"] == undisturbed["names"]
     errors = ("rmse", "max_difference", "psnr")
@@ -194,7 +176,7 @@ def _full(rank: int, folder: Path, run: Path) -> None:
 
     if rank == 1:
         folder_module.os.fsync = full
-    predict(config(run), _joined(rank, 2, 1))
+    predict(config(run), fabric_of(rank, MeshStrategy(time=1)))
 
 
 @pytest.mark.slow
@@ -426,6 +408,48 @@ def test_an_environment_that_does_not_fit_is_refused(
             patch.setenv(name, value)
         with pytest.raises(ParaflowkitError, match=re.escape(said)):
             make_fabric(points(**sections))
+
+
+@pytest.mark.parametrize("command", ["predict", "tune"])
+@pytest.mark.parametrize("variable", ["SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"])
+def test_processes_of_srun_start_no_others(tmp_path: Path, command: str, variable: str) -> None:
+    from paraflowkit.cli import app
+
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps({**POINTS, "output": {"folder": str(tmp_path / "run")}}))
+    environment = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_JOB_NAME": "job", variable: "2"}
+    refused = CliRunner().invoke(app, [command, "-c", str(path), "fabric.devices=2"], env=environment)
+    assert refused.exit_code == 2
+    assert refused.stderr == (
+        f"srun has started 2 processes ({variable}), and fabric.devices=2 would start 2 more in each: give srun one "
+        f"task a machine (--ntasks-per-node=1), on several machines that of torchrun; or unset {variable} if srun has "
+        "not started this.\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_one_task_of_srun_starts_the_processes_of_its_machine(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps({**POINTS, "output": {**POINTS["output"], "folder": str(tmp_path / "run")}}))
+    task = {
+        "SLURM_NTASKS": "1",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_JOB_NAME": "job",
+    }
+    made = subprocess.run(
+        [sys.executable, "-m", "paraflowkit", "predict", "-c", str(path), "fabric.devices=2"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **task, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.count("Written to") == 1
+    assert (tmp_path / "run" / "results.jsonl").read_text().count("\n") == 3
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import signal
 import time
 from pathlib import Path
@@ -140,13 +141,13 @@ def test_decisions_are_those_of_the_first_rank(tmp_path: Path) -> None:
 
 
 def _launch(rank: int, folder: Path) -> None:
-    fabric = fabric_of(rank, 4, MeshStrategy(time=2))
+    fabric = fabric_of(rank, MeshStrategy(time=2))
     mesh = Mesh.of(fabric)
     assert (mesh.data, mesh.time, mesh.data_rank, mesh.time_rank) == (2, 2, rank // 2, rank % 2)
     assert mesh.ranks == ((0, 1), (2, 3))[rank // 2]
     network = torch.nn.Linear(2, 2).requires_grad_(False)
     assert fabric.setup_module(network)(torch.zeros(1, 2)).shape == (1, 2)
-    plain = fabric_of(rank, 4, "ddp")
+    plain = fabric_of(rank, "ddp")
     assert (Mesh.of(plain).data, Mesh.of(plain).time) == (1, 4)
 
 
@@ -156,7 +157,7 @@ def test_the_strategy_puts_ranks_on_the_mesh(tmp_path: Path) -> None:
 
 def _silent(rank: int, folder: Path, fault: str, lost: int) -> None:
     os.environ["TORCHELASTIC_ERROR_FILE"] = str(folder / f"said-{rank}")
-    with Watch(fabric_of(rank, 3, MeshStrategy()), patience=3.0):
+    with Watch(fabric_of(rank, MeshStrategy()), patience=3.0):
         time.sleep(1.5)
         if rank == lost:
             if fault == "raises":
@@ -189,7 +190,7 @@ def test_a_rank_that_is_lost_ends_the_others(tmp_path: Path, fault: str, lost: i
 
 
 def _busy(rank: int, folder: Path) -> None:
-    with Watch(fabric_of(rank, 2, MeshStrategy()), patience=2.0):
+    with Watch(fabric_of(rank, MeshStrategy()), patience=2.0):
         if rank:
             time.sleep(4.0)  # as a long network call: no silence
 
@@ -203,7 +204,7 @@ def _other_runs(rank: int, folder: Path) -> None:
         "model": "digits-flow", "requests": [{"classes": [1]}], "solver": {"name": "paraflow", "tolerance": 0.1 + rank}
     }  # fmt: skip
     with pytest.raises(ParaflowkitError) as error:
-        predict(loads(json.dumps(run), "run.yaml"), fabric_of(rank, 2, MeshStrategy()))
+        predict(loads(json.dumps(run), "run.yaml"), fabric_of(rank, MeshStrategy()))
     said = (
         f"Rank 1 on {platform.node()} was given another run than rank 0 on {platform.node()}: solver.tolerance was 0.1"
     )
@@ -212,6 +213,33 @@ def _other_runs(rank: int, folder: Path) -> None:
 
 def test_processes_that_were_given_other_runs_do_not_begin(tmp_path: Path) -> None:
     run_ranks(_other_runs, 2, tmp_path)
+
+
+def _other_sizes(rank: int, folder: Path) -> None:
+    run = loads(json.dumps({"model": "digits-flow", "requests": [{"classes": [1]}]}), "run.yaml")
+    host, whole = platform.node(), "MeshStrategy(data=1, time=2)"
+    for strategy, said in (
+        (
+            MeshStrategy(time=2 - rank),
+            f"Rank 1 on {host} was started with MeshStrategy(data=2, time=1), rank 0 on {host}",
+        ),
+        (MeshStrategy(shard=rank == 1), f"MeshStrategy(data=1, time=2, shard=True), rank 0 on {host} with {whole}"),
+        (MeshStrategy(tensor=1 + rank), f"MeshStrategy(data=1, time=1, tensor=2), rank 0 on {host} with {whole}: give"),
+        (MeshStrategy(data=1) if rank else MeshStrategy(time=1), f"{whole}, rank 0"),
+        (MeshStrategy(time=2 + rank), "mesh.time=3 does not fit 2 processes"),
+        ("ddp" if rank else MeshStrategy(data=2), f"{whole}, rank 0"),
+    ):
+        fabric = fabric_of(rank, strategy)
+        with pytest.raises(ParaflowkitError, match=re.escape(said)):
+            Mesh.of(fabric)
+    with pytest.raises(ParaflowkitError, match=re.escape(said)):
+        predict(run, fabric, save=False)
+    for strategy in (MeshStrategy(data=1) if rank else MeshStrategy(time=2), "ddp" if rank else MeshStrategy()):
+        assert Mesh.of(fabric_of(rank, strategy)).time == 2
+
+
+def test_strategies_that_make_other_meshes_are_refused(tmp_path: Path) -> None:
+    run_ranks(_other_sizes, 2, tmp_path)
 
 
 def _broken(rank: int, folder: Path) -> None:
@@ -233,7 +261,7 @@ def _other_weights(rank: int, folder: Path) -> None:
         model.unet.conv_in.bias.data += 1e-6
     run = loads(json.dumps({"model": "digits-flow", "requests": [{"classes": [1]}]}), "run.yaml")
     with pytest.raises(ParaflowkitError, match=r"Rank 1 on .* has other weights than rank 0"):
-        predict(run, fabric_of(rank, 2, MeshStrategy()), model=model, save=False)
+        predict(run, fabric_of(rank, MeshStrategy()), model=model, save=False)
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:
@@ -243,7 +271,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 def _measured_window(rank: int, folder: Path) -> None:
     data = {"model": "digits-flow", "requests": [{"classes": [1]}], "window": "fit"}
     with pytest.raises(ParaflowkitError, match="window fit measures the memory of one device"):
-        predict(loads(json.dumps(data), "run.yaml"), fabric_of(rank, 2, MeshStrategy()), save=False)
+        predict(loads(json.dumps(data), "run.yaml"), fabric_of(rank, MeshStrategy()), save=False)
 
 
 def test_windows_that_fit_one_devices_memory_are_refused(tmp_path: Path) -> None:

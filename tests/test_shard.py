@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 import torch.distributed as dist
 from diffusers import ContextParallelConfig
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -30,7 +28,7 @@ from paraflowkit.fabric.shard import is_sharded, shard
 from paraflowkit.noise import FlowMatching
 from paraflowkit.prediction import Prediction as Predicted
 from paraflowkit.solution import relative_rmse
-from tests.ranks import run_ranks
+from tests.ranks import fabric_of, run_ranks
 
 
 class Block(nn.Module):
@@ -99,21 +97,8 @@ def _config(solver: str = "paraflow", count: int = 3, **sections: Any) -> RunCon
     return loads(json.dumps(data), "run.yaml")
 
 
-def _fabric(rank: int, strategy: MeshStrategy | str = "auto", precision: Any = "32-true") -> Fabric:
-    """A user's Fabric whose processes were started by something else, as torchrun does."""
-    ranks = dist.get_world_size() if dist.is_initialized() else 1
-    if ranks > 1:
-        os.environ.update(
-            LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(ranks), GROUP_RANK="0", LOCAL_WORLD_SIZE=str(ranks),
-            TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1",
-        )  # fmt: skip
-    fabric = Fabric(accelerator="cpu", devices=ranks, strategy=strategy, precision=precision)
-    fabric.launch()
-    return fabric
-
-
 def _alone(precision: str = "32-true", **config: Any) -> tuple[Tensor, list[int]]:
-    made = predict(_config(**config), _fabric(0, precision=precision), model=Tiny(), save=False)
+    made = predict(_config(**config), fabric_of(precision=precision), model=Tiny(), save=False)
     return made.samples, [row["iterations"] for row in made.rows]
 
 
@@ -131,7 +116,7 @@ def _held(model: nn.Module) -> int:
 def _sharded(rank: int, folder: Path, wanted: list[tuple[Tensor, list[int]]]) -> None:
     ranks, model = dist.get_world_size(), Tiny()
     whole = _held(model)
-    fabric = _fabric(rank, MeshStrategy(shard=True))
+    fabric = fabric_of(rank, MeshStrategy(shard=True))
     _equal(predict(_config(), fabric, model=model, save=False), wanted[0])
     model.calls.clear()  # a model that is sharded already is taken as it is
     made = predict(_config(count=1), fabric, model=model, save=False)
@@ -156,7 +141,7 @@ def test_a_sharded_network_makes_what_a_whole_one_makes(tmp_path: Path, ranks: i
 
 
 def _from_the_run_file(rank: int, folder: Path, wanted: Tensor) -> None:
-    _fabric(rank)  # for its environment variables
+    fabric_of(rank)  # for its environment variables
     data = {"model": "digits-flow", "grid": {"steps": 5}, "requests": [{"classes": [3], "guidance": 2}]}
     data |= {"fabric": {"devices": 4}, "mesh": {"time": 2, "shard": True}, "output": {"folder": str(folder / "run")}}
     made = predict(loads(json.dumps(data), "run.yaml"))
@@ -166,13 +151,13 @@ def _from_the_run_file(rank: int, folder: Path, wanted: Tensor) -> None:
 @pytest.mark.slow
 def test_the_run_file_shards_the_shipped_network(tmp_path: Path) -> None:
     data = {"model": "digits-flow", "grid": {"steps": 5}, "requests": [{"classes": [3], "guidance": 2}]}
-    alone = predict(loads(json.dumps(data), "run.yaml"), _fabric(0), save=False)
+    alone = predict(loads(json.dumps(data), "run.yaml"), fabric_of(), save=False)
     run_ranks(_from_the_run_file, 4, tmp_path, alone.samples)
 
 
 def _in_bfloat16(rank: int, folder: Path, wanted: tuple[Tensor, list[int]]) -> None:
     model = Tiny()
-    fabric = _fabric(rank, MeshStrategy(shard=True), "bf16-true")
+    fabric = fabric_of(rank, MeshStrategy(shard=True), "bf16-true")
     made = predict(_config("sequential", 1), fabric, model=model, save=False)
     assert torch.equal(made.samples, wanted[0])  # the same calls, of one row
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
@@ -185,7 +170,7 @@ def test_a_sharded_network_in_bfloat16(tmp_path: Path) -> None:
 
 def _by_hand(rank: int, folder: Path, wanted: tuple[Tensor, list[int]]) -> None:
     """A script that shards a part of the model itself."""
-    model, fabric = Tiny(), _fabric(rank, "ddp")
+    model, fabric = Tiny(), fabric_of(rank, "ddp")
     shard(model.network, Mesh.of(fabric))
     assert is_sharded(model)
     _equal(predict(_config(), fabric, model=model, save=False), wanted)
@@ -205,7 +190,7 @@ class Heard(Callback):
 def _tensor(rank: int, folder: Path, sizes: dict[str, Any], wanted: tuple[Tensor, list[int]]) -> None:
     model = Tiny()
     whole = _held(model)
-    fabric = _fabric(rank, MeshStrategy(tensor=2, **sizes))
+    fabric = fabric_of(rank, MeshStrategy(tensor=2, **sizes))
     mesh = Mesh.of(fabric)
     assert (rank // 2 % mesh.time, rank % 2) == (mesh.time_rank, mesh.tensor_rank)
     assert isinstance(fabric.strategy, MeshStrategy)
@@ -256,7 +241,7 @@ class Flux(VelocityModel):
 
 
 def _context(rank: int, folder: Path, wanted: Tensor) -> None:
-    model, fabric = Flux(), _fabric(rank, MeshStrategy(time=2, tensor=2, shard=True))
+    model, fabric = Flux(), fabric_of(rank, MeshStrategy(time=2, tensor=2, shard=True))
     # The ranks of `tensor`, in the dimensions that diffusers looks for.
     mesh = init_device_mesh("cpu", (2, 1, 2), mesh_dim_names=("time", "ring", "ulysses"))
     model.network.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2, mesh=mesh))
@@ -273,7 +258,7 @@ def _context(rank: int, folder: Path, wanted: Tensor) -> None:
 @pytest.mark.slow
 def test_context_parallelism_of_diffusers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)  # diffusers asks for one, and does not use it
-    alone = predict(_config(), _fabric(0), model=Flux(), save=False)
+    alone = predict(_config(), fabric_of(), model=Flux(), save=False)
     run_ranks(_context, 4, tmp_path, alone.samples)
 
 
@@ -281,7 +266,7 @@ def _other_weights(rank: int, folder: Path) -> None:
     model = Tiny()
     if rank == 2:
         model.network.blocks[2].up.bias.data += 1e-6
-    fabric = _fabric(rank, MeshStrategy(time=2, tensor=2))
+    fabric = fabric_of(rank, MeshStrategy(time=2, tensor=2))
     parallelize_module(model.network, Mesh.of(fabric).device_mesh["tensor"], PLAN)  # pyright: ignore
     with pytest.raises(ParaflowkitError, match=r"Rank 2 on .* has other weights than rank 0 on "):
         predict(_config(), fabric, model=model, save=False)
@@ -304,7 +289,7 @@ def test_decisions_reach_all_ranks_of_a_solve(tmp_path: Path) -> None:
 
 
 def _refused(rank: int, folder: Path) -> None:
-    fabric = _fabric(rank, MeshStrategy(shard=True))
+    fabric = fabric_of(rank, MeshStrategy(shard=True))
     times = torch.linspace(0, 1, 10, dtype=torch.float64)
     evaluate = Evaluator(fabric, Tiny(most=2), times, torch.float32)
     rows = torch.zeros(6, 7), torch.zeros(6, dtype=torch.int64)
@@ -343,7 +328,7 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
 
 
 def _one(rank: int, folder: Path, wanted: tuple[Tensor, list[int]]) -> None:
-    model, fabric = Tiny(), _fabric(rank, MeshStrategy(shard=True))
+    model, fabric = Tiny(), fabric_of(rank, MeshStrategy(shard=True))
     assert isinstance(fabric.strategy, MeshStrategy)
     parallelize_module(model.network, fabric.strategy.device_mesh["tensor"], PLAN)
     _equal(predict(_config(), fabric, model=model, save=False), wanted)

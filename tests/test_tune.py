@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
+import os
+import platform
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+import torch.distributed as dist
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -20,12 +20,14 @@ from paraflowkit import registry
 from paraflowkit.cli import app
 from paraflowkit.config import RunConfig, load, loads
 from paraflowkit.core.cost import CostCurve
+from paraflowkit.core.solver import Sweep
 from paraflowkit.errors import ParaflowkitError
+from paraflowkit.fabric import alike
 from paraflowkit.fabric.mesh import MeshStrategy
 from paraflowkit.fabric.predict import predict
-from paraflowkit.fabric.sizes import Sizes
 from paraflowkit.fabric.tune import tune
 from paraflowkit.models.gaussian_mixture import GaussianMixture
+from paraflowkit.solvers.paraflow import ParaFlow
 from tests.ranks import fabric_of, run_ranks
 
 RUN: dict[str, Any] = {
@@ -68,13 +70,6 @@ def proportional(row: float = 0.01) -> Timed:
 def idle() -> Timed:
     """A device with room for all rows."""
     return Timed(0.01, 0.0)
-
-
-def test_a_curve_is_straight_between_what_was_measured_and_in_proportion_beyond() -> None:
-    curve = CostCurve((2, 4, 8), (1.0, 1.5, 3.5))
-    assert [curve(rows) for rows in (0, 1, 2, 3, 4, 6, 8, 16)] == [0.0, 1.0, 1.0, 1.25, 1.5, 2.5, 3.5, 7.0]
-    two = curve.shared(2)
-    assert [two(rows) for rows in (2, 4, 8, 16)] == [1.0, 1.0, 1.5, 3.5]
 
 
 def test_a_device_that_is_busy_with_one_row_is_told_to_sample_sequentially(tmp_path: Path) -> None:
@@ -126,6 +121,60 @@ def test_a_small_error_is_met_by_tolerance_0(tmp_path: Path) -> None:
     assert found.config.run.max_sweeps is None  # which the trials did not have
 
 
+def test_a_sequential_sampler_that_gives_nan_is_told_before_anything_is_tried(tmp_path: Path) -> None:
+    class Lost(Timed):
+        def forward(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+            return super().forward(x, t, cond) * torch.nan
+
+    told: list[str] = []
+    with pytest.raises(ParaflowkitError, match="not finite for 2 of 2 samples, and there is nothing to compare"):
+        tune(config(tmp_path), model=Lost(0.0, 0.0), on_trial=told.append)
+    assert told == ["sequential sampling"]
+
+
+class Broken(ParaFlow):
+    """Fails where windows are larger than four steps, in the ranks that are told so."""
+
+    ranks: ClassVar[set[int]] = {0, 1}
+
+    def sweep(self, state: Any, sweep: Sweep) -> Any:
+        if sweep.n.shape[1] > 4 and (not dist.is_initialized() or dist.get_rank() in self.ranks):
+            raise RuntimeError("no such thing\nas this")
+        return super().sweep(state, sweep)
+
+
+BROKEN = "tests.test_tune:Broken"
+WHY = r"failed with a window of 8 and tolerance 0\.\d+: RuntimeError: no such thing"
+
+
+def test_a_solver_that_fails_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    found = tune(config(tmp_path), error=1e-2, solvers=[BROKEN, "paraflow"], model=idle())
+    assert {trial.size for trial in found.trials if trial.solver.name == BROKEN} == {4}
+    assert {trial.size for trial in found.trials if trial.solver.name == "paraflow"} == {4, 8, 16}
+    assert set(found.left_out) == {BROKEN}
+    assert re.fullmatch(WHY, found.left_out[BROKEN])
+
+
+def test_solvers_that_could_not_be_faster_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = (1, 20, 80, 160, 320)
+    steep = CostCurve(rows, tuple(1e-3 * each**2 for each in rows))  # of which no number of devices makes a bargain
+    monkeypatch.setattr(CostCurve, "measure", lambda problem, counts: steep)
+    run = config(tmp_path, requests=[{"classes": [0, 1, 2, 3], "count": 5}])
+    found = tune(run, error=1e-2, solvers=["paraflow", "paradigms"], model=Timed(0.0, 0.0))
+    assert {trial.solver.name for trial in found.trials} == {"paraflow"}
+    assert found.left_out["paradigms"].startswith("could not be faster than those that were tried before it")
+
+
+def test_tune_keeps_to_the_rows_of_a_call(tmp_path: Path) -> None:
+    model = idle()
+    run = config(tmp_path, requests=[{"classes": [0, 1], "guidance": 2.0}], run={"max_rows": 7})
+    found = tune(run, error=1e-2, solvers=["paraflow"], model=model)
+    assert found.curve.rows == (2, 4, 6)  # pairs of a guided and an unguided row
+    assert max(model.rows) == 6
+    assert found.trials
+    assert found.config.run.max_rows == 7
+
+
 def test_solvers_that_cannot_be_tried_are_left_out(tmp_path: Path) -> None:
     run = config(tmp_path, stepper={"name": "clipped-ddim", "clip": 1.0}, model="digits-vp", grid={"steps": 2})
     found = tune(run, error=1e-2, solvers=["parataa"])
@@ -136,9 +185,11 @@ def test_solvers_that_cannot_be_tried_are_left_out(tmp_path: Path) -> None:
 
 
 def _tuned(rank: int, folder: Path, run: str) -> None:
-    fabric = fabric_of(rank, 2, MeshStrategy(time=2))
-    found = tune(loads(run), fabric, error=1e-2, solvers=["paraflow"], model=Timed(0.002 * rank, 0.001))
-    (folder / f"{rank}.json").write_text(json.dumps([t.tolerance for t in found.trials] + list(found.curve.seconds)))
+    fabric = fabric_of(rank, MeshStrategy(time=2))
+    found = tune(loads(run), fabric, error=1e-2, solvers=["paraflow", BROKEN], model=Timed(0.002 * rank, 0.001))
+    said = [*(t.tolerance for t in found.trials), *found.curve.seconds, found.left_out]
+    (folder / f"{rank}.json").write_text(json.dumps(said))
+    assert BROKEN in found.left_out
     made = predict(loads(run), fabric, save=False, model=idle())
     assert made.summary.gather_seconds > 0
     assert made.summary.gather_seconds <= made.summary.model_seconds
@@ -147,6 +198,46 @@ def _tuned(rank: int, folder: Path, run: str) -> None:
 def test_processes_that_measure_different_times_choose_alike(tmp_path: Path) -> None:
     run_ranks(_tuned, 2, tmp_path, json.dumps(RUN))
     assert (tmp_path / "0.json").read_text() == (tmp_path / "1.json").read_text()
+
+
+def _apart(rank: int, folder: Path, run: str) -> None:
+    os.environ["TORCHELASTIC_ERROR_FILE"] = str(folder / f"said-{rank}")
+    registry.get("solver", BROKEN).ranks.remove(0)
+    alike.PATIENCE = 1.0
+    tune(loads(run), fabric_of(rank, MeshStrategy(time=2)), solvers=[BROKEN], model=idle())
+
+
+@pytest.mark.slow
+def test_a_solver_that_fails_in_one_process_alone_ends_all(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(AssertionError, match=f"Solver {BROKEN!r}: {WHY} \\(in this process, and not in all\\)"):
+        run_ranks(_apart, 2, tmp_path, json.dumps(RUN), seconds=20.0)
+    assert time.monotonic() - began < 15
+    said = json.loads((tmp_path / "said-0").read_text())["message"]
+    assert said.startswith(f"Rank 1 of 2 on {platform.node()} failed: Solver {BROKEN!r}: failed with a window of 8")
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_tables_fit_the_terminal(tmp_path: Path, columns: str) -> None:
+    path, out = tmp_path / "run.yaml", tmp_path / "tuned.yaml"
+    path.write_text(json.dumps({**RUN, "grid": {"steps": 30}}))
+    solvers = [word for name in ("parasolver-turbo", BROKEN) for word in ("-s", name)]
+    command = ["tune", "-c", str(path), "-e", "0.05", *solvers, "-o", str(out)]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": columns})
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()[:-1]  # the last one is a path
+    assert all(len(line) <= int(columns) for line in lines)
+    assert "…" not in done.output
+    assert re.search(r"\n +solver +window tolerance +error iterations +NFE by rows seconds *\n", done.output)
+    rows = [line.split() for line in lines]
+    assert ["parasolver-turbo", "24", "(8)"] in [row[:3] for row in rows]
+    assert ["sequential", "1", "0"] in [row[:3] for row in rows]
+    said = re.sub(r"[\s│]+", " ", done.output)
+    assert re.search(WHY, said)
+    made = load(out)
+    if made.solver.name == "parasolver-turbo":  # what is told is what is written
+        sizes = made.window.settings.size, made.solver.settings.degree
+        assert f"parasolver-turbo with a window of {sizes[0]} ({sizes[1]} evaluated) and tolerance" in said
 
 
 def test_tune_on_the_command_line_writes_a_run_file(tmp_path: Path) -> None:
@@ -169,84 +260,6 @@ def test_tune_on_the_command_line_writes_a_run_file(tmp_path: Path) -> None:
         assert refused.exit_code == 2
         assert said in refused.output
         assert refused.output.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("model", "compare", "warned"), [(proportional, False, True), (proportional, True, False), (idle, False, False)]
-)
-def test_predict_says_when_its_first_sweeps_are_slower(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, model: Any, compare: bool, warned: bool
-) -> None:
-    with caplog.at_level(logging.WARNING, "paraflowkit"):
-        predict(config(tmp_path, run={"compare": compare}, window={"size": 8}), model=model())
-    said = [record.getMessage() for record in caplog.records if "slower" in record.getMessage()]
-    assert len(said) == warned
-    if warned:
-        numbers = re.search(r"takes (\S+) s, and sequential sampling would take about (\S+) s", said[0])
-        assert numbers is not None
-        assert float(numbers[1]) > float(numbers[2]) >= 0.31  # 16 calls of two rows, rounded
-
-
-@given(st.lists(st.integers(1, 500), max_size=60))
-def test_calls_are_filled_up_to_few_sizes(asked: list[int]) -> None:
-    sizes = Sizes()
-    made: set[int] = set()
-    for rows in asked:
-        most = sizes.most(rows, None)
-        size, new = sizes.choose(rows if most is None else min(rows, most))
-        assert new == (size not in made)
-        made.add(size)
-        assert size >= min(rows, most or rows)
-        if len(made) < 8:
-            assert size <= 2 * rows
-    assert len(made) <= 8
-
-
-def test_a_compiled_network_is_called_with_few_numbers_of_rows(tmp_path: Path) -> None:
-    model, plain = Timed(0.0, 0.0), Timed(0.0, 0.0)
-    run = {"window": {"size": 6}, "grid": {"steps": 16}}
-    made = predict(config(tmp_path, fabric={"compile": True}, **run), save=False, model=model)
-    without = predict(config(tmp_path, **run), save=False, model=plain)
-    assert model.compiled == 1
-    assert not plain.compiled
-    assert len(set(model.rows)) < len(set(plain.rows))
-    assert made.summary.iterations == without.summary.iterations
-    torch.testing.assert_close(made.samples, without.samples, rtol=0, atol=1e-6)
-    assert made.summary.compile_seconds > 0
-    assert without.summary.compile_seconds == 0
-
-
-@pytest.mark.slow  # the compiler
-@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own, when it is imported
-def test_a_really_compiled_network_gives_the_same_samples(tmp_path: Path) -> None:
-    from torch._inductor import config as compiler
-
-    sections = {"requests": [{"classes": [1], "guidance": 3.0}], "grid": {"steps": 4}, "window": {"size": 4}}
-    sections |= {"solver": {"name": "paraflow", "tolerance": 0}}
-    without = predict(config(tmp_path, **sections), save=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "compile_threads", 1)  # no processes that outlive the test
-        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
-        made = predict(config(tmp_path, fabric={"compile": True}, **sections), save=False)
-    assert made.summary.compile_seconds > made.summary.steady_seconds
-    torch.testing.assert_close(made.samples, without.samples, rtol=0, atol=1e-5)
-
-
-def test_memory_that_does_not_suffice_for_a_padded_call_makes_smaller_ones(tmp_path: Path) -> None:
-    class Small(Timed):
-        failed = 0
-
-        def forward(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-            if len(x) > 5:
-                self.failed += 1
-                raise torch.OutOfMemoryError("no memory")
-            return super().forward(x, t, cond)
-
-    model = Small(0.0, 0.0)
-    made = predict(config(tmp_path, fabric={"compile": True}, window={"size": 6}), save=False, model=model)
-    assert made.rows[0]["result"] == "converged"
-    assert model.failed == 2  # 12 rows, then 6; 3 from then on
-    assert max(model.rows) == 3
 
 
 def test_a_wanted_error_must_be_one(tmp_path: Path) -> None:

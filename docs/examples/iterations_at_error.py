@@ -24,8 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,7 +33,9 @@ from typing import Any
 import torch
 
 from paraflowkit import registry
-from paraflowkit.core.model import VelocityModel
+from paraflowkit.bench.machine import cpu
+from paraflowkit.bench.remembered import Remembered
+from paraflowkit.bench.search import Found, Point, fewest, loosest
 from paraflowkit.core.problem import Problem, make_problem
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.solution import Solution, relative_rmse
@@ -44,8 +45,6 @@ from paraflowkit.spacing import make_grid
 Row = dict[str, Any]
 #: Network rows of one call: larger calls leave the cache of a CPU core. It changes no count.
 ROWS = 64
-REMEMBERED = 600_000  # network rows, of about 5 kB each with their keys
-LEAST, MOST = 1e-7, 1e4  # tolerances
 FEWER = {
     "euler": ["euler", "flow-heun", "dpm-solver,order=2", "unipc,order=2"],
     "ddim": ["ddim", "dpm-solver,order=2", "dpm-solver,order=3", "unipc,order=2"],
@@ -93,54 +92,9 @@ def component(kind: str, spec: str, **more: Any) -> Any:
     return registry.get(kind, name)(registry.config_class(kind, name).model_validate({**given, **more}))
 
 
-class Remembered(VelocityModel):
-    """A network that evaluates no row twice.
-
-    Solves at two tolerances, and of two solvers, share many states. What a solver reports is what it asked for, so that
-    remembering changes no count, only the hours that the table takes.
-    """
-
-    def __init__(self, inner: VelocityModel, compiled: bool) -> None:
-        super().__init__()
-        self.noise, self.prediction, self.shape = inner.noise, inner.prediction, inner.shape
-        self.data_std = inner.data_std
-        self.inner = inner.to(memory_format=torch.channels_last)
-        self.compiled = torch.compile(inner.forward, dynamic=False) if compiled else inner.forward
-        self.known: dict[bytes, torch.Tensor] = {}
-        self.asked = 0
-
-    def condition(self, classes: list[int | None], prompts: list[str | None]) -> torch.Tensor | None:
-        return self.inner.condition(classes, prompts)
-
-    def null_condition(self, cond: torch.Tensor) -> torch.Tensor:
-        return self.inner.null_condition(cond)
-
-    def forward(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
-        assert cond is not None
-        keys = [
-            b"".join((row.tobytes(), time.tobytes(), c.tobytes()))
-            for row, time, c in zip(x.numpy(), t.numpy(), cond.numpy(), strict=True)
-        ]
-        self.asked += len(keys)
-        new = list({k: i for i, k in enumerate(keys) if k not in self.known}.values())
-        if len(self.known) + len(new) > REMEMBERED:
-            self.known.clear()
-            new = list({k: i for i, k in enumerate(keys)}.values())
-        for start in range(0, len(new), ROWS):
-            part = new[start : start + ROWS]
-            call = self.compiled if len(part) == ROWS else self.inner
-            # A row as a tensor of its own: a view would keep the whole chunk.
-            rows = call(x[part], t[part], cond[part])
-            self.known.update((keys[i], row.clone()) for i, row in zip(part, rows, strict=True))
-        return torch.stack([self.known[k] for k in keys])
-
-
-OPTIONS = {"compile": False}
-
-
 @cache
 def network(name: str) -> Any:
-    return Remembered(component("model", name), OPTIONS["compile"])
+    return Remembered(component("model", name).to(memory_format=torch.channels_last))
 
 
 def make(model: str, stepper: str, steps: int, guidance: float, samples: int) -> Problem:
@@ -158,66 +112,19 @@ def make(model: str, stepper: str, steps: int, guidance: float, samples: int) ->
 @cache
 def sequential(model: str, stepper: str, steps: int, guidance: float, samples: int) -> Solution:
     p = make(model, stepper, steps, guidance, samples)
-    return solve(p, component("solver", "sequential"), component("window", "sliding,size=1"))
+    return solve(p, component("solver", "sequential"), component("window", "sliding,size=1"), max_rows=ROWS)
 
 
-def measured(found: Solution, reference: torch.Tensor, std: float) -> Row:
+def measured(found: Solution, reference: torch.Tensor, std: float) -> Point:
     errors = relative_rmse(found.x, reference, std)
-    return {
-        "iterations": float(found.stats.sample_iterations.double().mean()),
-        "evaluations": float(found.stats.evaluations.double().mean()),
-        "mean": float(errors.mean()),
-        "worst": float(errors.max()),
-    }
+    cost = (float(each.double().mean()) for each in (found.stats.sample_iterations, found.stats.evaluations))
+    return Point(*cost, float(errors.mean()), float(errors.max()))
 
 
-def loosest(run: Callable[[float], Row], tried: dict[float, Row], wanted: float, start: float) -> Row:
-    """The row of the loosest tolerance that meets the wanted mean error.
-
-    Args:
-        run: measures at a tolerance. tried: what was measured before, which is added to. start: tolerance to try first.
-    """
-    fresh = True
-    while True:
-        good = [t for t in tried if tried[t]["mean"] <= wanted]
-        low = max(good, default=0.0)
-        high = min((t for t in tried if t > low and t not in good), default=math.inf)
-        if low >= MOST or (low and (high <= 1.3 * low or tried[low]["mean"] >= 0.9 * wanted)):
-            return {"met": True, **tried[low], "tolerance": low}
-        if not low and high <= LEAST:
-            try:
-                exact = run(0.0)
-            except ValueError:  # settings that fix the accuracy whatever the tolerance, such as CHORDS' finisher
-                return {"met": False, **tried[high], "tolerance": high}
-            return {"met": exact["mean"] <= wanted, **exact, "tolerance": 0.0}
-        if fresh and low < start < high:
-            tolerance = start
-        elif low and math.isfinite(high):
-            share = between(low, tried[low]["mean"], high, tried[high]["mean"], wanted)
-            share = 0.5 if high <= 1.69 * low else min(max(share, 0.15), 0.85)
-            tolerance = low * (high / low) ** share
-        elif low:
-            ratio = 0.95 * wanted / max(tried[low]["mean"], 1e-12)
-            tolerance = low * flat(tried, low, min(max(ratio, 1.3), 30.0))
-        else:
-            ratio = 0.9 * wanted / tried[high]["mean"] if math.isfinite(tried[high]["mean"]) else 0.0
-            tolerance = high / flat(tried, high, 1 / min(max(ratio, 1 / 30), 1 / 1.3))
-        fresh = False
-        tolerance = min(max(tolerance, LEAST), MOST)
-        tried[tolerance] = run(tolerance)
-
-
-def flat(tried: dict[float, Row], end: float, factor: float) -> float:
-    """The factor to go on by, a large one where other tolerances have given the same samples."""
-    same = [max(t, end) / min(t, end) for t in tried if tried[t]["mean"] == tried[end]["mean"]]
-    return max(factor, MOST / LEAST if max(same) > 10 else 30.0 if max(same) > 1 else 1.0)
-
-
-def between(low: float, error_low: float, high: float, error_high: float, wanted: float) -> float:
-    """Where between two tolerances, in their logarithm, a straight line of the errors' meets the wanted one."""
-    if not 0 < error_low < error_high < math.inf:
-        return 0.5
-    return math.log(0.95 * wanted / error_low) / math.log(error_high / error_low)
+def figures(found: Found) -> Row:
+    point = found.point
+    cost = {"iterations": point.iterations, "evaluations": point.evaluations}
+    return {"met": found.met, **cost, "mean": point.error, "worst": point.worst_error}
 
 
 def nearest(rows: list[Row], cell: Cell, solver: str, error: float) -> float | None:
@@ -244,56 +151,37 @@ def compare(cell: Cell, spec: str, errors: list[float], samples: int, known: lis
     reference = sequential(**cell.equation, samples=samples).x
     base = {**cell.equation, "window": None if probe.whole else cell.window, "solver": spec, "samples": samples}
 
-    def run(tolerance: float) -> Row:
+    def run(tolerance: float) -> Point:
         solver = component("solver", spec, **settings, tolerance=tolerance)
-        return measured(solve(p, solver, window), reference, model.data_std)
+        return measured(solve(p, solver, window, max_rows=ROWS), reference, model.data_std)
 
-    tried: dict[float, Row] = {}
+    tried: dict[float, Point] = {}
     shift = 1.0  # of this cell's tolerances to its neighbour's
     for error in errors:
         near = nearest(known, cell, spec, error)
         start = near * shift if near else error / errors[0] * probe.config.tolerance
         try:
-            row = loosest(run, tried, error, start)
+            found = loosest(run, tried, error, start)
         except ValueError as refused:
             yield {**base, "error": error, "met": False, "refused": str(refused)}
             continue
-        if near and row["tolerance"]:
-            shift = row["tolerance"] / near
-        yield {**base, "error": error, **row, "solves": len(tried)}
+        if near and found.setting:
+            shift = found.setting / near
+        yield {**base, "error": error, **figures(found), "tolerance": found.setting, "solves": len(tried)}
 
 
 def fewer(cell: Cell, spec: str, errors: list[float], samples: int) -> Iterator[Row]:
     """The rows of one stepper with fewer sequential steps."""
     model, reference = network(cell.model), sequential(**cell.equation, samples=samples).x
-    two = 2 if spec == "flow-heun" else 1
-    tried: dict[int, Row] = {}
+    tried: dict[int, Point] = {}
 
-    def run(steps: int) -> Row:
-        if steps not in tried:
-            tried[steps] = measured(
-                sequential(cell.model, spec, steps, cell.guidance, samples), reference, model.data_std
-            )
-        return tried[steps]
+    def run(steps: int) -> Point:
+        return measured(sequential(cell.model, spec, steps, cell.guidance, samples), reference, model.data_std)
 
-    ladder = sorted({max(1, cell.steps * j // 8 // two) for j in range(1, 9)})
     for error in errors:
-        best = next((k for k in ladder if run(k)["mean"] <= error), None)
-        top = min(ladder, key=lambda k: run(k)["mean"]) if best is None else ladder[-1]
-        if best is None and top < ladder[-1] and run(top)["mean"] <= 2 * error:
-            # The error has a minimum: a better stepper passes near the reference on its way to the exact solution.
-            around = range(max((k for k in ladder if k < top), default=0) + 1, min(k for k in ladder if k > top))
-            best = next((k for k in around if run(k)["mean"] <= error), None)
-        met = best is not None
-        if best is None:
-            best = min(tried, key=lambda k: tried[k]["mean"])
-        elif best in ladder:
-            below = max((k for k in ladder if k < best), default=0)
-            while best - below > 1:
-                middle = (below + best) // 2
-                below, best = (below, middle) if run(middle)["mean"] <= error else (middle, best)
+        found = fewest(run, tried, error, cell.steps // (2 if spec == "flow-heun" else 1))
         base = {**cell.equation, "window": None, "solver": f"fewer steps: {spec}", "samples": samples}
-        yield {**base, "error": error, "met": met, **tried[best], "taken": best}
+        yield {**base, "error": error, **figures(found), "taken": int(found.setting)}
 
 
 def key(row: Row) -> tuple[Any, ...]:
@@ -301,13 +189,8 @@ def key(row: Row) -> tuple[Any, ...]:
 
 
 def machine() -> str:
-    cpu = platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = f"{names[0]} ({cpu})" if names else cpu
     threads = torch.get_num_threads()
-    return f"{cpu}, {threads} thread{'s' if threads > 1 else ''}, torch {torch.__version__}, float32"
+    return f"{cpu()}, {threads} thread{'s' if threads > 1 else ''}, torch {torch.__version__}, float32"
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
@@ -319,9 +202,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--out", type=Path, help="JSON Lines file that rows are appended to")
     parser.add_argument("--no-baseline", action="store_true", help="leave out fewer sequential steps")
-    parser.add_argument("--compile", action="store_true", help="compile the networks: half the time of a long table")
     a = parser.parse_args(arguments)
-    OPTIONS["compile"] = a.compile
     errors = sorted(a.errors, reverse=True)
     known: list[Row] = []
     if a.out and a.out.is_file():

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from paraflowkit.cli.bench import bench
+from paraflowkit.cli.reports import compare, report
 from paraflowkit.cli.runs import fail, predict, tune
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.scaffold import Kind
@@ -26,6 +28,9 @@ app.add_typer(plugin_app, name="plugin", help="Write a plugin of your own.")
 
 app.command()(predict)
 app.command()(tune)
+app.command()(bench)
+app.command()(report)
+app.command()(compare)
 
 
 @app.command()

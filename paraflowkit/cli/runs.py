@@ -60,9 +60,11 @@ def predict(
         changes.append("output.trajectory=true")
     if warm_start is not None:
         changes.append(f"run.warm_start={json.dumps(str(warm_start), ensure_ascii=False)}")
-    with _said(_KEPT):
+    with said(_KEPT):
         run = load(config, changes)
-        if _launch(run, ["predict", "--config", str(config), *(["--resume"] if resume else []), "--", *changes]):
+        if launch_processes(
+            run, ["predict", "--config", str(config), *(["--resume"] if resume else []), "--", *changes]
+        ):
             return
         made = _predict_with_progress(run, resume)
     if first_process():
@@ -93,7 +95,7 @@ def tune(
     from paraflowkit.fabric.launch import first_process
 
     changes = list(overrides or [])
-    with _said("Stopped."):
+    with said("Stopped."):
         run = load(config, changes)
         if output is not None and output.exists():
             raise ParaflowkitError(f"{output}: exists already: choose another --output, or remove it.")
@@ -104,7 +106,7 @@ def tune(
         options = ["--error", str(error), *(word for name in solver or [] for word in ("--solver", name))]
         if output is not None:
             options += ["--output", str(output)]
-        if _launch(run, ["tune", "--config", str(config), *options, "--", *changes]):
+        if launch_processes(run, ["tune", "--config", str(config), *options, "--", *changes]):
             return
         from rich.console import Console
 
@@ -126,7 +128,7 @@ def tune(
 
 
 @contextmanager
-def _said(stopped: str) -> Generator[None]:
+def said(stopped: str) -> Generator[None]:
     """Say a user's mistake in a sentence; in a process that another started, to that one, which says it once for all.
 
     Args:
@@ -151,7 +153,7 @@ def _said(stopped: str) -> Generator[None]:
         raise typer.Exit(130) from None
 
 
-def _launch(run: RunConfig, arguments: Sequence[str]) -> bool:
+def launch_processes(run: RunConfig, arguments: Sequence[str]) -> bool:
     """Whether the command was run in several processes, and not in this one: its arguments say it all.
 
     Raises:

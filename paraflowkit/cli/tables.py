@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from paraflowkit.fabric.outputs import Summary
     from paraflowkit.fabric.predict import Prediction
-    from paraflowkit.fabric.tune import Tuning
+    from paraflowkit.fabric.tuning import Tuning
 
 
 def print_summary(made: Prediction) -> None:
@@ -69,28 +71,42 @@ def print_tuning(tuning: Tuning) -> None:
     for rows, seconds in zip(curve.rows, curve.seconds, strict=True):
         calls.add_row(str(rows), f"{1e3 * seconds:.1f}", f"{seconds / curve.seconds[0]:.1f}")
     console.print(calls)
-    table = Table(title=f"a batch of {tuning.batch}, wanted error {tuning.wanted:g}")
-    table.add_column("solver")
-    for name in ("window", "tolerance", "error", "worst", "iterations", "NFE", "seconds by rows", "seconds"):
-        table.add_column(name, justify="right")
-    for trial in (tuning.sequential, *tuning.trials):
+    if curve.cut:
+        console.print(curve.cut)
+    trials = (tuning.sequential, *tuning.trials)
+    degrees = any(trial.degree is not None for trial in trials)
+    table = Table(
+        title=f"a batch of {tuning.batch}, wanted error {tuning.wanted:g}",
+        caption="in brackets: evaluated steps of the window" if degrees else None,
+        box=SIMPLE_HEAD,
+        padding=0,
+    )
+    table.add_column("solver", overflow="fold")
+    # Narrow enough for a terminal of 80 columns, with the longest name of a solver that there is.
+    for name in ("window", "tolerance", "error", "iterations", "NFE", "seconds\nby rows", "seconds"):
+        table.add_column(name, justify="right", overflow="fold")
+    for trial in trials:
         table.add_row(
-            trial.solver.name,
-            str(trial.size),
+            Text(trial.solver.name),
+            str(trial.size) if trial.degree is None else f"{trial.size} ({trial.degree})",
             f"{trial.tolerance:.3g}",
             f"{trial.error:.1e}",
-            f"{trial.worst:.1e}",
             f"{trial.iterations:.1f}",
             f"{trial.evaluations:.1f}",
             f"{trial.predicted(curve):.3g}",
             f"{trial.seconds:.3g}",
         )
     console.print(table)
-    for name, reason in tuning.left_out.items():
-        console.print(f"Left out: {name}: {reason}", markup=False)
-    console.print(tuning.verdict())
+    if tuning.left_out:
+        reasons = Table(title="left out")
+        reasons.add_column("solver", overflow="fold")
+        reasons.add_column("why", overflow="fold")
+        for name, reason in tuning.left_out.items():
+            reasons.add_row(Text(name), Text(reason))
+        console.print(reasons)
+    console.print(tuning.verdict(), highlight=False)
     for devices, speedup, trial in tuning.promised():
         console.print(
             f"On {devices} times these devices, their exchange left out: {speedup:.2f} times as fast as sequential "
-            f"sampling there, with {trial.solver.name}, window {trial.size}."
+            f"sampling there, by {trial.name}."
         )

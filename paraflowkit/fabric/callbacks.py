@@ -18,6 +18,7 @@ from paraflowkit.config import RunConfig
 from paraflowkit.errors import ParaflowkitError
 from paraflowkit.fabric.mesh import Mesh
 from paraflowkit.requests import Request
+from paraflowkit.solution import Solution
 from paraflowkit.solve import SweepInfo
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ class Callback:
 
     def on_sweep_end(self, run: Run, batch: int, info: SweepInfo) -> None:
         """A sweep of the parallel solver ended; not of the sequential one that it may be compared with."""
+
+    def on_solve_end(self, run: Run, batch: int, solution: Solution) -> None:
+        """The parallel solver is done with a batch, of which nothing is written yet."""
 
     def on_request_end(self, run: Run, row: dict[str, Any], sample: Tensor) -> None:
         """A request is finished: its row as in ``results.jsonl``, its decoded sample ``(…)``; and written, if at all.

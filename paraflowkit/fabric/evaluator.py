@@ -92,7 +92,7 @@ class Evaluator:
         out = x.new_empty(len(x), channels * (2 if self.model.learned_variance else 1), *rest)
         own = mine.stop - mine.start
         if self.sizes is not None and len(x):
-            # As many as in the largest share, rows of others or the last one: who has none compiles with the others too.
+            # As many as the largest share has, filled up with rows of others: all compile at once, idle ones too.
             largest = ceil(len(x) / self.mesh.time)
             rows = torch.arange(mine.start, mine.start + largest, device=x.device).clamp(max=len(x) - 1)
             out[mine] = self._call(x[rows], node[rows], None if cond is None else cond[rows])[:own]
@@ -113,9 +113,11 @@ class Evaluator:
             return
         # There the host only queues calls and collectives: it is the stream that waits, first for its own call.
         stream = torch.cuda.current_stream(out.device)
-        begun = stream.record_event(torch.cuda.Event(enable_timing=True))
+        begun, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begun.record(stream)
         self.mesh.gather(out)
-        self._marks.append((begun, stream.record_event(torch.cuda.Event(enable_timing=True))))
+        ended.record(stream)
+        self._marks.append((begun, ended))
 
     @property
     def gather_seconds(self) -> float:

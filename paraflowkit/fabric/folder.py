@@ -1,7 +1,7 @@
 """The folder of a predict run: nothing that was finished is lost, whenever the run is ended, and nothing is half there.
 
 A finished batch is one file in ``parts``, written under another name and then renamed. When all are there, results,
-samples, grid, plot and, as the last, the summary are put together from them, and the parts go.
+samples, grid, plot, report and, as the last, the summary are put together from them, and the parts go.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from paraflowkit.fabric.part import Part
 from paraflowkit.fabric.shard import is_sharded
 from paraflowkit.report.images import png_bytes, to_grid, to_image
 from paraflowkit.report.plot import convergence_png
+from paraflowkit.report.run import report_files
 from paraflowkit.requests import Request
 
 
@@ -155,6 +156,8 @@ class RunFolder:
         if out.plot:
             title = f"{self.config.solver.name}, {steps} steps, {summary.samples} samples"
             write(self.path / "convergence.png", convergence_png(summary.stats, steps, tolerance, title))
+        for name, data in (report_files(self.path, summary.to_dict()) if out.report else {}).items():
+            write(self.path / name, data)
         write(self.path / "summary.json", json.dumps(summary.to_dict(), indent=2) + "\n")
 
     def clear(self) -> None:

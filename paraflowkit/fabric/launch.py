@@ -40,9 +40,11 @@ def launch(processes: int, arguments: Sequence[str]) -> bool:
         Whether all samples converged.
 
     Raises:
-        ParaflowkitError: one failed; the sentence names its rank, the host and the cause. The others are ended.
+        ParaflowkitError: one failed; the sentence names its rank, the host and the cause. The others are ended. Or
+            SLURM has started several processes already.
         KeyboardInterrupt: the user stopped them.
     """
+    _refuse_srun(processes)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -87,6 +89,24 @@ def launch(processes: int, arguments: Sequence[str]) -> bool:
     finally:
         for name in (PARENT, FAILED):
             os.environ.pop(name, None)
+
+
+def _refuse_srun(processes: int) -> None:
+    """Refuse to start processes in each of several that SLURM's ``srun`` has started.
+
+    Raises:
+        ParaflowkitError: the sentence names the variable that says so.
+    """
+    name = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in os.environ else "SLURM_NTASKS"
+    tasks = os.environ.get(name, "")
+    # An allocation alone sets the number of tasks, and an interactive job all of them without having started one.
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    if "SLURM_PROCID" in os.environ and tasks.isdecimal() and int(tasks) > 1 and not interactive:
+        raise ParaflowkitError(
+            f"srun has started {tasks} processes ({name}), and fabric.devices={processes} would start {processes} more "
+            "in each: give srun one task a machine (--ntasks-per-node=1), on several machines that of torchrun; or "
+            f"unset {name} if srun has not started this."
+        )
 
 
 def report(message: str) -> bool:

@@ -7,12 +7,13 @@ ranks of ``tensor`` hold the pieces of one network and evaluate the same rows to
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -57,14 +58,16 @@ class Mesh:
         """The mesh of a launched Fabric: that of its :class:`MeshStrategy`; with any other, all ranks share the time.
 
         Raises:
-            ParaflowkitError: the strategy shards or replicates in a way that sampling cannot use.
+            ParaflowkitError: the strategy shards or replicates in a way that sampling cannot use, or its sizes do not
+                make up the number of processes or are not those of other processes.
         """
         check_strategy(fabric)
         if isinstance(fabric.strategy, MeshStrategy):
             return fabric.strategy.mesh
         if fabric.world_size == 1:
             return cls()
-        return cls.build(1, fabric.world_size, fabric.device.type)
+        sizes = _agreed_sizes(fabric.world_size)
+        return cls.build(sizes.data, sizes.time, fabric.device.type)
 
     @classmethod
     def build(cls, data: int, time: int, device: str, tensor: int = 1, shard: bool = False) -> Mesh:
@@ -152,6 +155,46 @@ def check_strategy(fabric: Fabric) -> None:
         )
 
 
+class _Sizes(NamedTuple):
+    """Of a mesh."""
+
+    data: int
+    time: int
+    tensor: int
+    shard: bool
+
+
+#: What a strategy was given of them; what is None makes up the number of processes.
+_Given = tuple[int | None, int | None, int, bool]
+
+
+def _agreed_sizes(world: int, given: _Given = (None, None, 1, False)) -> _Sizes:
+    """The sizes of the mesh, once it is known that all processes would make the same; all must call this.
+
+    Two that made different ones would wait for each other for ever. By default all processes share the time.
+
+    Raises:
+        ParaflowkitError: on every process; the sizes do not make up the number of processes, or differ.
+    """
+    everyone = [(platform.node(), given)] * world
+    if world > 1:
+        dist.all_gather_object(everyone, (platform.node(), given))
+    made = [_Sizes(*mesh_sizes(world, *each), *each[2:]) for _, each in everyone]
+    for rank, sizes in enumerate(made):
+        if sizes != made[0]:
+            raise ParaflowkitError(
+                f"Rank {rank} on {everyone[rank][0]} was started with {_strategy(sizes)}, rank 0 on {everyone[0][0]} "
+                f"with {_strategy(made[0])}: give all processes the same strategy."
+            )
+    return made[0]
+
+
+def _strategy(sizes: _Sizes) -> str:
+    """In the words of a script."""
+    more = (f", tensor={sizes.tensor}" if sizes.tensor > 1 else "") + (", shard=True" if sizes.shard else "")
+    return f"MeshStrategy(data={sizes.data}, time={sizes.time}{more})"
+
+
 @contextmanager
 def _connected() -> Generator[None]:
     """Say it in a sentence when another process is gone."""
@@ -195,7 +238,7 @@ class MeshStrategy(DDPStrategy):
         for name, size in (("time", time), ("data", data), ("tensor", tensor)):
             if size is not None and size < 1:
                 raise ParaflowkitError(f"mesh.{name} must be at least 1, got {size}.")
-        self._data, self._time, self._tensor, self._shard = data, time, tensor, shard
+        self._given: _Given = (data, time, tensor, shard)
         self._mesh: Mesh | None = None
 
     @property
@@ -203,11 +246,11 @@ class MeshStrategy(DDPStrategy):
         """The mesh, made when it is first asked for.
 
         Raises:
-            ParaflowkitError: the sizes do not make up the number of processes.
+            ParaflowkitError: the sizes do not make up the number of processes, or are not those of other processes.
         """
         if self._mesh is None:
-            data, time = mesh_sizes(self.world_size, self._data, self._time, self._tensor, self._shard)
-            self._mesh = Mesh.build(data, time, self.root_device.type, self._tensor, self._shard)
+            sizes = _agreed_sizes(self.world_size, self._given)
+            self._mesh = Mesh.build(sizes.data, sizes.time, self.root_device.type, sizes.tensor, sizes.shard)
         return self._mesh
 
     @property

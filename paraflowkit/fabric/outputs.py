@@ -77,10 +77,12 @@ class Summary:
 
     Attributes:
         iterations, evaluations: mean of a sample. calls: network calls. sweeps: of all solves.
-        seconds, model_seconds: of all solves. gather_seconds, compile_seconds: of those, see
-            :class:`~paraflowkit.solution.Stats`; seconds of the sequential solves are without compilation.
+        seconds, model_seconds: of all solves. gather_seconds: of those, see :class:`~paraflowkit.solution.Stats`.
+        compile_seconds: of all solves, the sequential ones and what warmed up for them included; seconds of the
+            sequential solves are without.
         rmse, worst_rmse: mean and largest relative RMSE to the sequential samples. psnr: the smallest, in decibels;
-            None where all images are equal or there are none. machine: what the figures were measured on.
+            None where all images are equal or there are none. data_std: of the data, which relative errors are
+            divided by. machine: what the figures were measured on.
     """
 
     samples: int = 0
@@ -97,6 +99,7 @@ class Summary:
     rmse: float | None = None
     worst_rmse: float | None = None
     psnr: float | None = None
+    data_std: float | None = None
     machine: dict[str, Any] = field(default_factory=dict[str, Any])
     stats: list[Stats] = field(default_factory=list[Stats])
 
@@ -105,6 +108,7 @@ class Summary:
         """An empty summary that knows the machine."""
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
         return cls(
+            data_std=model.data_std,
             machine={
                 "device": gpu or f"{platform.machine()} CPU",
                 "threads": torch.get_num_threads(),
@@ -133,11 +137,13 @@ class Summary:
             setattr(self, name, getattr(self, name) + getattr(stats, name))
         self.stats.append(stats)
         if part.sequential:
-            s = self.sequential or dict.fromkeys(("iterations", "evaluations", "calls", "seconds"), 0.0)
+            names = ("iterations", "evaluations", "calls", "seconds", "compile_seconds")
+            s = self.sequential or dict.fromkeys(names, 0.0)
             s["iterations"] = mean(s["iterations"], "sequential_iterations")
             s["evaluations"] = mean(s["evaluations"], "sequential_evaluations")
-            s["calls"] += part.sequential["calls"]
-            s["seconds"] += part.sequential["seconds"]
+            for name in names[2:]:
+                s[name] += part.sequential[name]
+            self.compile_seconds += part.sequential["compile_seconds"]
             self.sequential = s
             self.rmse = mean(self.rmse or 0.0, "rmse")
             self.worst_rmse = max(self.worst_rmse or 0.0, *(row["rmse"] for row in rows))
@@ -154,7 +160,7 @@ class Summary:
     @property
     def steady_seconds(self) -> float:
         """The parallel seconds without compilation, which later runs of a process do not pay again."""
-        return self.seconds - self.compile_seconds
+        return self.seconds - self.compile_seconds + (self.sequential or {}).get("compile_seconds", 0.0)
 
     @property
     def speedup(self) -> float | None:
@@ -194,5 +200,5 @@ class Summary:
         """For JSON, without the per-sweep figures."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "stats"}
         values["speedup"], values["verdict"] = self.speedup, self.verdict()
-        values["rest_share"] = self.rest_share
+        values["rest_share"], values["steady_seconds"] = self.rest_share, self.steady_seconds
         return values

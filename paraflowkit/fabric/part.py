@@ -19,7 +19,8 @@ class Part:
 
     Attributes:
         rows: one a sample, as in ``results.jsonl``. samples: ``(n, *shape)`` on the CPU. stats: of the solve.
-        sequential: calls and seconds of the sequential solve, compilation left out, empty without ``compare``.
+        sequential: calls and seconds of the sequential solve, and apart from them those of compilation; empty without
+            ``compare``.
         trajectory: ``(n, N + 1, *shape)``, or None.
     """
 
@@ -48,8 +49,9 @@ class Part:
         """Of a solution and the sequential one."""
         cost: dict[str, float] = {}
         if plain is not None:
-            seconds = plain.stats.seconds - plain.stats.compile_seconds
-            cost = {"calls": float(plain.stats.calls), "seconds": seconds}
+            compiled = plain.stats.compile_seconds
+            seconds = plain.stats.seconds - compiled
+            cost = {"calls": float(plain.stats.calls), "seconds": seconds, "compile_seconds": compiled}
         trajectory = None if solution.trajectory is None else solution.trajectory.cpu()
         return cls(rows, solution.x.cpu(), solution.stats, cost, trajectory)
 

@@ -140,16 +140,23 @@ def sequential_pair() -> tuple[ParallelSolver[Any, Any], WindowPolicy[Any]]:
     )
 
 
-def warm_up(problem: Problem, max_rows: int | None = None) -> None:
+def warm_up(problem: Problem, max_rows: int | None = None) -> float:
     """The sequential sampler's first calls, so that neither of the compared samplers pays for them.
 
     With all samples: a network that is compiled would otherwise be compiled for one row, which no solve asks for.
 
     Args:
         max_rows: most network rows in one call.
+
+    Returns:
+        Seconds of calls for which the network had to be compiled.
     """
+    evaluator = problem.evaluate
+    assert isinstance(evaluator, Evaluator)
+    before = evaluator.compile_seconds
     with torch.no_grad():
         first_step(problem, max_rows)
+    return evaluator.compile_seconds - before
 
 
 def first_step(problem: Problem, max_rows: int | None) -> None:

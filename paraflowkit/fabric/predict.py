@@ -26,6 +26,7 @@ from paraflowkit.fabric.pieces import (
     sequential_pair,
     warm_up,
 )
+from paraflowkit.fabric.record import Record
 from paraflowkit.fabric.setup import Setup
 from paraflowkit.fabric.watch import Watch
 from paraflowkit.requests import Request, read_requests
@@ -135,6 +136,8 @@ class _Loop:
         if config.output.logger is not None and folder is not None:
             loggers.append(make_logger(config.output.logger, folder.path))
         calls += [Log(loggers)] if loggers else []
+        if config.output.report and folder is not None:
+            calls.append(Record(self._decode if config.output.images else None))
         if not (config.run.compare or config.fabric.compile or config.solver.name == "sequential"):
             calls.append(Pace(self.setup.first))  # whose call would have to be compiled; and compare tells by itself
         path = None if folder is None else folder.path
@@ -159,12 +162,15 @@ class _Loop:
         kept = fabric.broadcast(folder.load() if folder is not None and resume and fabric.is_global_zero else {})
         made: _Made = {number: (Part.from_bytes(data), None) for number, data in kept.items()}
         todo = self.mesh.mine([number for number in range(len(self.setup.batches)) if number not in made])
+        warm = 0.0
         if self.reference is not None and todo:
-            warm_up(self.setup.first)
+            warm = warm_up(self.setup.first, run.config.run.max_rows)
         for number in todo:
             for call in calls:
                 call.on_batch_start(run, number)
             part, shown = made[number] = self._batch(run, number, calls)
+            if number == todo[0] and part.sequential:
+                part.sequential["compile_seconds"] += warm
             if self.mesh.leads:
                 if folder is not None:
                     folder.add(number, part, shown)
@@ -190,6 +196,8 @@ class _Loop:
         guess = None if self.warm is None else self.warm[at : at + len(batch)]
         keep = config.output.trajectory
         solution = metered_solve(config, self.pair, problem, config.run.max_sweeps, told, keep, guess)
+        for call in calls:
+            call.on_solve_end(run, number, solution)
         shown = self._decode(solution.x)
         theirs = None if plain is None else self._decode(plain.x)
         rows = sample_rows(at, batch, solution, plain, self.setup.pieces.model.data_std, (shown, theirs))

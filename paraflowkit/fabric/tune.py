@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from math import ceil, inf
 from typing import Any
@@ -17,113 +17,25 @@ from paraflowkit.config import Component, RunConfig
 from paraflowkit.core.cost import CostCurve
 from paraflowkit.core.model import VelocityModel
 from paraflowkit.errors import ParaflowkitError, explain
+from paraflowkit.fabric.alike import Alike
+from paraflowkit.fabric.evaluator import Evaluator
 from paraflowkit.fabric.folder import check_same_everywhere
 from paraflowkit.fabric.mesh import Mesh, check_strategy
 from paraflowkit.fabric.metered import metered_solve
-from paraflowkit.fabric.pieces import make_component, make_fabric, sequential_pair
+from paraflowkit.fabric.pieces import call_nodes, make_component, make_fabric, sequential_pair, warm_up
 from paraflowkit.fabric.setup import Setup
+from paraflowkit.fabric.tuning import DEVICES, Trial, Tuning, in_words
 from paraflowkit.fabric.watch import Watch
 from paraflowkit.requests import read_requests
-from paraflowkit.solution import Solution, relative_rmse
+from paraflowkit.solution import Result, Solution, relative_rmse
 from paraflowkit.solve import SweepInfo, check_pair
 
 #: Windows that are tried, those of N steps and more as N.
 WINDOWS = (4, 8, 16, 32, 64)
-#: For so many times the present devices the speedup is foretold, and solvers are tried.
-DEVICES = (1, 2, 4, 8)
 #: Between one tolerance that is tried and the next.
 _STEP = 2.0
 #: Tolerances that are tried for a solver with a window, at most.
 _TRIES = 8
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A solver with its loosest tolerance, of those tried, that meets the error, and what a batch costs with it.
-
-    Attributes:
-        solver, window: names and settings. size: steps that a sweep evaluates at most.
-        error, worst: mean and largest relative RMSE of the samples to the sequential ones.
-        iterations, evaluations: mean of a sample. rows: network rows of each sweep.
-        rest: seconds outside the network. seconds: of the whole solve, as it was measured once.
-    """
-
-    solver: Component
-    window: Component
-    size: int
-    error: float
-    worst: float
-    iterations: float
-    evaluations: float
-    rows: tuple[int, ...]
-    rest: float
-    seconds: float
-
-    @property
-    def tolerance(self) -> float:
-        """Of the solver."""
-        return getattr(self.solver.settings, "tolerance", 0.0)
-
-    def predicted(self, curve: CostCurve) -> float:
-        """Seconds of the solve by the cost curve, which is less noisy than a single measurement."""
-        return self.rest + sum(curve(rows) for rows in self.rows)
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What was found out.
-
-    Attributes:
-        config: with the fastest settings, the sequential sampler's where nothing is faster. wanted: the error.
-        batch: samples of the batch that was solved. curve: seconds of network calls. sequential: the sampler compared
-            with. trials: of the parallel solvers, the fastest first. left_out: solvers and why they could not be tried.
-    """
-
-    config: RunConfig
-    wanted: float
-    batch: int
-    curve: CostCurve
-    sequential: Trial
-    trials: tuple[Trial, ...]
-    left_out: dict[str, str]
-
-    def speedup(self, devices: int = 1) -> tuple[float, Trial | None]:
-        """Over the sequential sampler on so many times the present devices, by the cost curve; the best, and its trial.
-
-        All calls are shared between the devices, those of a sequentially sampled batch too. The exchange of outputs is
-        left out.
-        """
-        curve = self.curve.shared(devices)
-        whole = self.sequential.predicted(curve)
-        found = [(whole / trial.predicted(curve), trial) for trial in self.trials]
-        return max(found, key=lambda each: each[0], default=(0.0, None))
-
-    def promised(self) -> Iterator[tuple[int, float, Trial]]:
-        """:meth:`speedup` on 2, 4 and 8 times the present devices."""
-        for devices in DEVICES[1:]:
-            speedup, trial = self.speedup(devices)
-            if trial is not None:
-                yield devices, speedup, trial
-
-    def verdict(self) -> str:
-        """Whether a parallel solver is faster here, with the numbers."""
-        speedup, best = self.speedup()
-        whole = self.sequential.predicted(self.curve)
-        if best is None:
-            return f"No solver met the error {self.wanted:g}, or none could be tried: sample sequentially."
-        name = f"{best.solver.name} with a window of {best.size} and tolerance {best.tolerance:.3g}"
-        if speedup > 1:
-            return (
-                f"Fastest here: {name}, {best.predicted(self.curve):.3g} s a batch in place of {whole:.3g} s "
-                f"(sequential sampling), which is {speedup:.2f} times as fast. Its error is {best.error:.2g}."
-            )
-        step, most = self.sequential.rows[0], max(best.rows)
-        return (
-            f"Parallel sampling is slower here: the best is {name}, {best.predicted(self.curve):.3g} s a batch, and "
-            f"sequential sampling takes {whole:.3g} s. A call of {most} rows takes "
-            f"{self.curve(most) / self.curve(step):.1f} times as long as one of {step}, and there are only "
-            f"{len(self.sequential.rows) / len(best.rows):.1f} times fewer."
-        )
 
 
 def tune(
@@ -139,7 +51,7 @@ def tune(
 
     Every solver is tried on the first batch of the run with windows of 4, 8, 16, … steps, each with the loosest
     tolerance, in steps of a factor 2, that meets the error. What could not be faster than the best so far even if every
-    sweep accepted its whole window, on no number of :data:`DEVICES`, is left out.
+    sweep accepted its whole window, on no number of devices, is left out, and so is a solver that fails.
 
     Args:
         config: of the run. fabric: as in :func:`~paraflowkit.fabric.predict.predict`.
@@ -167,7 +79,7 @@ def tune(
 
 
 class _Refused(Exception):
-    """A solver that cannot be tried with these settings; every process finds out alike."""
+    """A solver cannot be tried with these settings, or failed; every process finds out alike."""
 
 
 class _Tuner:
@@ -177,72 +89,88 @@ class _Tuner:
         self.setup, self.error = setup, error
         self.told = on_trial if setup.fabric.is_global_zero and on_trial is not None else _quiet
         self.problem, self.steps = setup.first, setup.first.steps
-        self.std = setup.pieces.model.data_std
+        self.alike = Alike(setup.fabric)
+        self.trials: list[Trial] = []
 
     def __call__(self, solvers: Sequence[str]) -> Tuning:
-        config, problem = self.setup.config, self.problem
-        count = len(problem.x0)
-        self.told("calls of the network")
-        nodes = count * min(self.steps, WINDOWS[-1])
-        if config.run.max_rows is not None:
-            guided = problem.network_rows(torch.arange(count, device=problem.x0.device)) > count
-            nodes = min(nodes, max(1, config.run.max_rows // (2 if guided else 1)))
-        curve = CostCurve.measure(problem, nodes)
-        curve = self.setup.fabric.broadcast(curve)
+        setup, config, problem = self.setup, self.setup.config, self.problem
         self.told("sequential sampling")
+        warm_up(problem, config.run.max_rows)
         plain, rows = self._solve(sequential_pair())
+        if lost := plain.results.count(Result.NONFINITE):
+            raise ParaflowkitError(
+                f"The sequential sampler gave values that are not finite for {lost} of {len(plain.results)} samples, "
+                "and there is nothing to compare solvers with: use float32 instead of a half precision, or lower the "
+                "guidance."
+            )
         self.reference = plain.x
-        best = sequential = self._trial(_component("solver", "sequential"), _window(1), 1, plain, rows)
-        curves = [curve.shared(devices) for devices in DEVICES]
-        least = [best.predicted(each) for each in curves]
-        trials: list[Trial] = []
-        left_out: dict[str, str] = {}
-        for name in solvers:
-            start: float | None = None
-            try:
-                sizes = self._sizes(name)
-            except ParaflowkitError as broken:
-                left_out[name] = str(broken)
-                continue
-            for size in sizes:
-                if trials and all(self._least(size, each) > time for each, time in zip(curves, least, strict=True)):
-                    continue
-                try:
-                    trial = self._loosest(name, size, start)
-                except _Refused as refused:
-                    left_out[name] = str(refused)
-                    break
-                if trial is None:
-                    left_out.setdefault(name, f"does not meet the error with a window of {size}")
-                    continue
-                trials.append(trial)
-                start = trial.tolerance
-                least = [min(time, trial.predicted(each)) for each, time in zip(curves, least, strict=True)]
-                left_out.pop(name, None)
-        trials.sort(key=lambda trial: trial.predicted(curve))
+        sequential = _component("solver", "sequential"), _component("window", "sliding", size=1)
+        best = slow = setup.fabric.broadcast(self._trial(*sequential, plain, rows))
+        self.told("calls of the network")
+        curve = setup.fabric.broadcast(CostCurve.measure(problem, self._counts()))
+        self.curves = [curve.shared(devices) for devices in DEVICES]
+        self.least = [slow.predicted(each) for each in self.curves]
+        reasons = {name: self._try(name) for name in solvers}
+        trials = sorted(self.trials, key=lambda trial: trial.predicted(curve))
         if trials and trials[0].predicted(curve) < best.predicted(curve):
             best = trials[0]
         # Limits and guesses that were not those of the trials are not those of their settings either.
         run = config.run.model_copy(update={"max_sweeps": None, "warm_start": None})
         chosen = replace(config, solver=best.solver, window=best.window, run=run)
-        return Tuning(chosen, self.error, count, curve, sequential, tuple(trials), left_out)
+        left_out = {name: reason for name, reason in reasons.items() if reason}
+        return Tuning(chosen, self.error, len(problem.x0), curve, slow, tuple(trials), left_out)
 
-    def _sizes(self, name: str) -> list[int]:
-        """Windows for a solver; one that lays out the whole trajectory has none."""
-        if registry.get("solver", name).whole:
-            return [self.steps]
-        return sorted({min(size, self.steps) for size in WINDOWS})
+    def _counts(self) -> list[int]:
+        """Evaluations of the calls that are timed.
 
-    def _least(self, size: int, curve: CostCurve) -> float:
-        """Seconds that a solve takes whose every sweep accepts all of its window."""
-        sweeps = ceil(self.steps / size)
-        count = len(self.problem.x0)
-        rows = self.problem.network_rows(torch.arange(count, device=self.problem.x0.device))
-        return sweeps * curve(rows * self.steps / sweeps)
+        A network that is compiled is called with few numbers of rows, for all trials together: with those of the first
+        sweeps, to which later ones are then filled up, as in a run.
+        """
+        config, count = self.setup.config, len(self.problem.x0)
+        most = count * min(self.steps, WINDOWS[-1])
+        most = min(most, call_nodes(self.problem, config.run.max_rows) or most)
+        doubled = [2**power for power in range(most.bit_length())]
+        wanted = [1, *(count * size for size in (1, 2, *WINDOWS))] if config.fabric.compile else doubled
+        return sorted({min(each, most) for each in (*wanted, most)})
+
+    def _try(self, name: str) -> str:
+        """Try a solver with each window; why there are no trials of it, or no further ones; empty if there are."""
+        try:
+            registry.config_class("solver", name)
+            # One that lays out the whole trajectory has no window.
+            windows = (self.steps,) if registry.get("solver", name).whole else WINDOWS
+        except ParaflowkitError as broken:
+            return str(broken)
+        reason, tried, start = "", False, None
+        for size in sorted({min(size, self.steps) for size in windows}):
+            if self.trials and not self._may_win(size):
+                continue
+            tried = True
+            try:
+                trial = self._loosest(name, size, start)
+            except _Refused as refused:
+                return str(refused)
+            if trial is None:
+                reason = reason or f"does not meet the error with a window of {self._shape(name, size)[1]}"
+                continue
+            self.trials.append(trial)
+            start, reason = trial.tolerance, ""
+            self.least = [
+                min(least, trial.predicted(each)) for each, least in zip(self.curves, self.least, strict=True)
+            ]
+        if tried:
+            return reason
+        return "could not be faster than those that were tried before it, even if every sweep accepted its whole window"
+
+    def _may_win(self, size: int) -> bool:
+        """Whether a solve whose every sweep accepts its whole window would be the fastest on any number of devices."""
+        sweeps, count = ceil(self.steps / size), len(self.problem.x0)
+        rows = self.problem.network_rows(torch.arange(count, device=self.problem.x0.device)) * self.steps / sweeps
+        return any(sweeps * curve(rows) <= least for curve, least in zip(self.curves, self.least, strict=True))
 
     def _loosest(self, name: str, size: int, start: float | None) -> Trial | None:
         """The trial with the loosest tolerance that meets the error, or None where none does."""
-        tolerance = start or getattr(registry.config_class("solver", name)(), "tolerance", 0.0) or self.error
+        tolerance = start or self._usual(name) or self.error
         met: Trial | None = None
         failed = inf
         for _ in range(_TRIES):
@@ -262,48 +190,74 @@ class _Tuner:
             met = exact if exact.error <= self.error else None
         return met
 
+    def _usual(self, name: str) -> float:
+        """The tolerance that a solver has by default."""
+        field = registry.config_class("solver", name).model_fields.get("tolerance")
+        return field.default if field is not None and isinstance(field.default, float) else 0.0
+
     def _attempt(self, name: str, size: int, tolerance: float) -> Trial:
-        cls = registry.config_class("solver", name)
-        settings: dict[str, Any] = {"tolerance": tolerance}
-        length = size
-        own = self.setup.config.solver
-        if own.name == name:
-            settings = {**own.settings.model_dump(exclude_unset=True, exclude={"preset"}), **settings}
-        if "degree" in cls.model_fields:  # evaluates so many steps of a window three times as long, as in its paper
-            settings["degree"], length = size, min(3 * size, self.steps)
-        window = _window(length)
-        self.told(f"{name}, window {size}, tolerance {tolerance:.3g}")
-        try:  # all processes refuse alike; what fails in the solve itself may fail in one alone, and ends the run
-            solver = Component("solver", name, cls.model_validate(settings))
+        """Solve the batch.
+
+        Raises:
+            _Refused: the solver does not take these settings, or failed.
+            ParaflowkitError: it failed in this process alone.
+        """
+        degree, length = self._shape(name, size)
+        words = f"{in_words(length, degree)} and tolerance {tolerance:.3g}"
+        self.told(f"{name} {words}")
+        window, trial, fault = _component("window", "sliding", size=length), None, None
+        made = False
+        try:
+            solver = self._settings(name, degree, tolerance)
             pair = (make_component(solver), make_component(window))
             check_pair(self.problem.rule, pair[0])
             pair[0].init(self.problem)
-        except ValidationError as error:
-            raise _Refused("; ".join(explain(dict(item)) for item in error.errors(include_url=False))) from error
-        except (ValueError, ParaflowkitError) as error:
-            raise _Refused(str(error)) from error
-        found, rows = self._solve(pair)
-        return self._trial(solver, window, size, found, rows)
+            made = True
+            trial = self._trial(solver, window, *self._solve(pair))
+        except Exception as error:  # a plugin may fail in any way
+            fault = error
+        reason = "" if fault is None else _reason(fault)
+        if made and reason:
+            reason = f"failed {words}: {reason}"
+        reason = self.alike(f"Solver {name!r}", reason)
+        if trial is None or reason:
+            raise _Refused(reason) from fault
+        return self.setup.fabric.broadcast(trial)  # processes that measure different times must go the same way
+
+    def _shape(self, name: str, size: int) -> tuple[int | None, int]:
+        """Steps that are evaluated where a solver has a setting for them, and the window for a sweep of ``size``."""
+        if "degree" not in registry.config_class("solver", name).model_fields:
+            return None, size
+        return size, min(3 * size, self.steps)  # as in its paper
+
+    def _settings(self, name: str, degree: int | None, tolerance: float) -> Component:
+        """A solver as in the run, where it is the run's, with another tolerance."""
+        own = self.setup.config.solver
+        settings = own.settings.model_dump(exclude_unset=True, exclude={"preset"}) if own.name == name else {}
+        settings |= {"tolerance": tolerance} | ({} if degree is None else {"degree": degree})
+        return Component("solver", name, registry.config_class("solver", name).model_validate(settings))
 
     def _solve(self, pair: tuple[Any, Any]) -> tuple[Solution, tuple[int, ...]]:
         """A solution, and the network rows of its sweeps."""
+        evaluator = self.problem.evaluate
+        assert isinstance(evaluator, Evaluator)
         totals = [0]
+        filled = evaluator.filled
 
         def told(info: SweepInfo) -> None:
-            totals.append(info.stats.rows)
+            totals.append(info.stats.rows + evaluator.filled - filled)
 
         found = metered_solve(self.setup.config, pair, self.problem, None, told)
         rows = [after - before for before, after in pairwise(totals)]
         return found, tuple(row for row in rows if row)
 
-    def _trial(self, solver: Component, window: Component, size: int, found: Solution, rows: tuple[int, ...]) -> Trial:
-        errors = relative_rmse(found.x, self.reference, self.std)
+    def _trial(self, solver: Component, window: Component, found: Solution, rows: tuple[int, ...]) -> Trial:
+        errors = relative_rmse(found.x, self.reference, self.setup.pieces.model.data_std)
         errors = torch.where(errors.isfinite(), errors, inf)
         stats = found.stats
-        trial = Trial(
+        return Trial(
             solver,
             window,
-            size,
             error=float(errors.mean()),
             worst=float(errors.max()),
             iterations=float(stats.sample_iterations.double().mean()),
@@ -312,16 +266,21 @@ class _Tuner:
             rest=stats.rest_seconds,
             seconds=stats.seconds - stats.compile_seconds,
         )
-        return self.setup.fabric.broadcast(trial)  # processes that measure different times must go the same way
 
 
 def _quiet(trial: str) -> None:
     """For processes that do not talk."""
 
 
+def _reason(error: Exception) -> str:
+    """An exception in a sentence."""
+    if isinstance(error, ValidationError):
+        return "; ".join(explain(dict(item)) for item in error.errors(include_url=False))
+    first = next(iter(str(error).splitlines()), "")
+    if first and isinstance(error, (ValueError, ParaflowkitError)):  # a sentence of its own
+        return first
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
 def _component(kind: str, name: str, **settings: Any) -> Component:
     return Component(kind, name, registry.config_class(kind, name)(**settings))
-
-
-def _window(size: int) -> Component:
-    return _component("window", "sliding", size=size)

@@ -1,0 +1,1 @@
+"""Grids of runs that answer: is it faster, and is the image the same?"""
