@@ -29,7 +29,8 @@ class SweepInfo:
 
     Attributes:
         sweep: counted from 1. steps: N. fronts: int64 ``(samples,)``, accepted nodes of each sample, N when done.
-        stats: so far. clean: computes, when it is called within the callback, the clean estimate of every sample,
+        stats: so far. ends: int64 ``(samples,)``, where each window ended in this sweep.
+        clean: computes, when it is called within the callback, the clean estimate of every sample,
             ``(samples, *shape)``: the data prediction at each front before this sweep moved it, or the sample itself
             where it is finished.
     """
@@ -38,6 +39,7 @@ class SweepInfo:
     steps: int
     fronts: Tensor
     stats: Stats
+    ends: Tensor
     clean: Callable[[], Tensor]
 
 
@@ -186,6 +188,7 @@ def solve(
                 plan = [Window(w.lo + s, min(w.hi + s, steps)) for w, s in zip(plan, strides, strict=True)]
             else:
                 plan = [advanced(window, w, s, steps) if s else w for w, s in zip(plan, strides, strict=True)]
+            ends = run.hi
             run.slide(strides, cut(plan), opening, data)
             stats.strides.append(stride.cpu())
             for i, w in enumerate(run.windows):
@@ -197,7 +200,9 @@ def solve(
                 told = time.perf_counter()
                 stats.seconds = told - started - aside
                 callback(
-                    SweepInfo(stats.sweeps, steps, run.lo.cpu(), stats, partial(_current, run, results, estimates))
+                    SweepInfo(
+                        stats.sweeps, steps, run.lo.cpu(), stats, ends.cpu(), partial(_current, run, results, estimates)
+                    )
                 )
                 aside += time.perf_counter() - told
         samples = _current(run, results, estimates)

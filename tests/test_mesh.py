@@ -9,6 +9,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -213,6 +214,37 @@ def _other_runs(rank: int, folder: Path) -> None:
 
 def test_processes_that_were_given_other_runs_do_not_begin(tmp_path: Path) -> None:
     run_ranks(_other_runs, 2, tmp_path)
+
+
+def test_on_cuda_the_device_clocks_the_gather(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a device that is made up: what is told is the time between two events on its stream, once it is known."""
+    done: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: str) -> None:
+            done.append(f"record on {stream}")
+
+        def synchronize(self) -> None:
+            done.append("synchronize")
+
+        def elapsed_time(self, end: Event) -> float:
+            assert done[-1] == "synchronize"
+            return 250.0  # milliseconds
+
+    evaluator: Any = Evaluator.__new__(Evaluator)
+    evaluator._waited, evaluator._marks = 0.0, []
+    evaluator.mesh = SimpleNamespace(gather=lambda out: done.append("gather"))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "Event", Event)
+        patch.setattr(torch.cuda, "current_stream", lambda device: "the stream")
+        for _ in range(2):
+            evaluator._gather(SimpleNamespace(device=SimpleNamespace(type="cuda")))
+    assert done == ["record on the stream", "gather", "record on the stream"] * 2  # nothing waits for the device
+    assert evaluator.gather_seconds == 0.5
+    assert evaluator.gather_seconds == 0.5
 
 
 def _other_sizes(rank: int, folder: Path) -> None:

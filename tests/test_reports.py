@@ -374,7 +374,10 @@ def test_what_is_no_finished_run_gets_a_sentence(tmp_path: Path, copy: Path) -> 
     (copy / FILE).write_bytes(b"half")
     for path, said in (
         (tmp_path / "none", "there is no such folder."),
-        (tmp_path / "empty", "holds no run: give a folder that 'paraflowkit predict' has written."),
+        (
+            tmp_path / "empty",
+            "holds no run: give a folder that 'paraflowkit predict' or 'bench' has written.",
+        ),
         (tmp_path / "file", "is a file: give the folder of a run."),
         (copy, "remove it to get a report without it"),
     ):

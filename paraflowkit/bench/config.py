@@ -99,7 +99,8 @@ class BenchConfig:
 
     Attributes:
         name: of the file. settings: all but the runs. spots: methods at places of the grid, place by place.
-        fewer: label → what it changes in a run. models: ``shipped`` or ``paper``.
+        fewer: label → what it changes in a run. models: ``shipped`` or ``paper``. file: the data of the file, with the
+            overrides.
     """
 
     name: str
@@ -107,6 +108,7 @@ class BenchConfig:
     spots: tuple[Spot, ...]
     fewer: dict[str, dict[str, Any]]
     models: str
+    file: dict[str, Any]
 
     @property
     def view(self) -> str:
@@ -165,7 +167,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), models: str = "shipped
     if not source.problems and not any(spot.sequential for spot in spots):
         source.report(("methods",), "none of them is sequential: add one with 'solver: sequential' to compare with.")
     source.raise_problems()
-    return BenchConfig(path.stem, settings, tuple(spots), fewer, models)
+    return BenchConfig(path.stem, settings, tuple(spots), fewer, models, source.data)
 
 
 def _settings(source: Source) -> BenchSettings | None:

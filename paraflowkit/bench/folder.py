@@ -84,7 +84,7 @@ class BenchFolder:
     def describe(self, plan: dict[str, Any]) -> None:
         """Write ``bench.json``."""
         self.plan = plan
-        write(self.path / "bench.json", json.dumps(plan, indent=1))
+        write(self.path / "bench.json", json.dumps(plan, indent=1, default=str))
 
     def add(self, row: Row) -> None:
         """Append a row; from now on it counts as measured."""

@@ -111,6 +111,7 @@ class _Bench:
             "rows": [job.key for job in self.jobs],
             "clocked": list(clocked.values()),
             "machine": describe(self.fabric),
+            "file": self.config.file,
         }
 
     def _add(self, job: Job, progress: Progress) -> None:

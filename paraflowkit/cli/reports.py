@@ -38,8 +38,15 @@ def _run_report(folder: Path) -> list[str]:
     return list(files)
 
 
+def _bench_report(folder: Path) -> list[str]:
+    from paraflowkit.bench.folder import BenchFolder
+    from paraflowkit.bench.report import write_reports
+
+    return [write_reports(BenchFolder.open(folder)).name]
+
+
 #: What rebuilds a folder's report and returns the names of what it wrote, by a file that such a folder holds.
-_REBUILDERS: dict[str, Callable[[Path], list[str]]] = {"results.jsonl": _run_report}
+_REBUILDERS: dict[str, Callable[[Path], list[str]]] = {"results.jsonl": _run_report, "bench.json": _bench_report}
 
 
 def _rebuilder(folder: Path) -> Callable[[Path], list[str]]:
@@ -50,7 +57,7 @@ def _rebuilder(folder: Path) -> Callable[[Path], list[str]]:
     for name, rebuild in _REBUILDERS.items():
         if (folder / name).is_file():
             return rebuild
-    raise ParaflowkitError(f"{folder}: holds no run: give a folder that 'paraflowkit predict' has written.")
+    raise ParaflowkitError(f"{folder}: holds no run: give a folder that 'paraflowkit predict' or 'bench' has written.")
 
 
 def compare(

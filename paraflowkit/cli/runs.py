@@ -93,16 +93,14 @@ def tune(
     """Measure network calls on these devices and choose solver, window and tolerance."""
     from paraflowkit.config import dump, load
     from paraflowkit.fabric.launch import first_process
+    from paraflowkit.fabric.tuning import check_wanted
 
     changes = list(overrides or [])
     with said("Stopped."):
         run = load(config, changes)
-        if output is not None and output.exists():
-            raise ParaflowkitError(f"{output}: exists already: choose another --output, or remove it.")
-        if output is not None and not output.absolute().parent.is_dir():
-            raise ParaflowkitError(
-                f"{output}: there is no folder {output.parent}: make it, or choose another --output."
-            )
+        check_wanted(error, solver or ())
+        if output is not None and first_process():
+            _probe(output)
         options = ["--error", str(error), *(word for name in solver or [] for word in ("--solver", name))]
         if output is not None:
             options += ["--output", str(output)]
@@ -115,16 +113,39 @@ def tune(
             from paraflowkit.fabric.tune import tune as run_tune
 
             found = run_tune(run, error=error, solvers=solver or (), on_trial=status.update)
-        if first_process() and output is not None:
-            from paraflowkit.fabric.folder import write
+        if first_process():
+            from paraflowkit.cli.tables import print_tuning
 
-            write(output, dump(found.config))
-    if first_process():
-        from paraflowkit.cli.tables import print_tuning
+            print_tuning(found)  # first: it took its time, and the file may not be written
+            if output is not None:
+                try:
+                    output.write_text(dump(found.config))
+                except OSError as failed:
+                    raise _unwritable(output, failed) from failed
+                typer.echo(f"Written to {output}")
 
-        print_tuning(found)
-        if output is not None:
-            typer.echo(f"Written to {output}")
+
+def _probe(path: Path) -> None:
+    """Find out that a file cannot be written before its contents are made, which takes minutes.
+
+    Raises:
+        ParaflowkitError: it cannot.
+    """
+    try:
+        path.touch(exist_ok=False)
+        path.unlink()
+    except FileExistsError as error:
+        raise ParaflowkitError(f"{path}: exists already: choose another --output, or remove it.") from error
+    except OSError as error:
+        if not path.absolute().parent.is_dir():
+            raise ParaflowkitError(
+                f"{path}: there is no folder {path.parent}: make it, or choose another --output."
+            ) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> ParaflowkitError:
+    return ParaflowkitError(f"{path}: cannot be written: {error.strerror or error}: choose another --output.")
 
 
 @contextmanager

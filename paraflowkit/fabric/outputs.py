@@ -119,7 +119,7 @@ class Summary:
                 "paraflowkit": __version__,
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "dtype": config.run.dtype,
-            }
+            },
         )
 
     def add(self, part: Part) -> None:

@@ -36,12 +36,14 @@ class Record(Callback):
         self.decode = decode
         self._frames: list[tuple[int, NDArray[np.uint8]]] = []
         self._every, self._steps = 1, 0
+        self._ends: list[Tensor] = []
 
     def on_batch_start(self, run: Run, batch: int) -> None:
-        self._frames, self._every = [], 1
+        self._frames, self._every, self._ends = [], 1, []
 
     def on_sweep_end(self, run: Run, batch: int, info: SweepInfo) -> None:
         self._steps = info.steps
+        self._ends.append(info.ends[:SAMPLES])
         if batch or (info.sweep - 1) % self._every:
             return
         self._keep(info.sweep, info.clean)
@@ -61,7 +63,7 @@ class Record(Callback):
             **{key: settings[key] for key in ("tolerance", "norm")},
             "labels": [label(request) for request in requests],
         }
-        fronts, ends, strides, residuals = _first(stats, len(requests), self._steps)
+        fronts, ends, strides, residuals = _first(stats, self._ends, len(requests), self._steps)
         last = len(fronts)  # of the samples that are kept; others of the batch may have taken longer
         self._frames = [frame for frame in self._frames if frame[0] < last]
         self._keep(last, lambda: solution.x)
@@ -82,19 +84,21 @@ class Record(Callback):
 _Counts = NDArray[np.int64]
 
 
-def _first(stats: Stats, samples: int, steps: int) -> tuple[_Counts, _Counts, _Counts, NDArray[np.float32]]:
+def _first(
+    stats: Stats, ends: list[Tensor], samples: int, steps: int
+) -> tuple[_Counts, _Counts, _Counts, NDArray[np.float32]]:
     """Fronts, ends, strides and residuals of the first samples, up to the last sweep that worked on one of them."""
     fronts, strides = (torch.stack(values)[:, :samples].numpy() for values in (stats.fronts, stats.strides))
     changes = [values[:samples].double().clamp(min=0).sqrt().float().numpy() for values in stats.residuals]
     worked = [bool(s.any()) or not np.isnan(c).all() for s, c in zip(strides, changes, strict=True)]
     last = max((i for i, at in enumerate(worked) if at), default=0) + 1
-    ends, residuals = fronts[:last].copy(), np.full((samples, steps, last), np.nan, np.float32)
+    residuals = np.full((samples, steps, last), np.nan, np.float32)
     for sweep, i in np.ndindex(last, samples):
         lo, seen = fronts[sweep, i], (~np.isnan(changes[sweep][i])).nonzero()[0]
         if len(seen):
-            ends[sweep, i] = lo + seen[-1] + 1
-            residuals[i, lo : ends[sweep, i], sweep] = changes[sweep][i][: seen[-1] + 1]
-    return fronts[:last].copy(), ends, strides[:last].copy(), residuals
+            residuals[i, lo : lo + seen[-1] + 1, sweep] = changes[sweep][i][: seen[-1] + 1]
+    reached = torch.stack(ends)[:last, :samples].numpy()
+    return fronts[:last].copy(), np.maximum(reached, fronts[:last]), strides[:last].copy(), residuals
 
 
 def _small(images: Tensor) -> NDArray[np.uint8]:

@@ -24,7 +24,7 @@ from paraflowkit.fabric.mesh import Mesh, check_strategy
 from paraflowkit.fabric.metered import metered_solve
 from paraflowkit.fabric.pieces import call_nodes, make_component, make_fabric, sequential_pair, warm_up
 from paraflowkit.fabric.setup import Setup
-from paraflowkit.fabric.tuning import DEVICES, Trial, Tuning, in_words
+from paraflowkit.fabric.tuning import DEVICES, Trial, Tuning, check_wanted, in_words
 from paraflowkit.fabric.watch import Watch
 from paraflowkit.requests import read_requests
 from paraflowkit.solution import Result, Solution, relative_rmse
@@ -61,12 +61,9 @@ def tune(
     Raises:
         ParaflowkitError: as predict does.
     """
-    if not 0 < error < inf:
-        raise ParaflowkitError(f"The wanted error must be more than 0 and finite, got {error:g}: tolerance 0 is exact.")
+    check_wanted(error, solvers)
     for name in solvers:
-        registry.get("solver", name)
-        if name == "sequential":
-            raise ParaflowkitError("The sequential sampler is what solvers are compared with: name others, or none.")
+        registry.get("solver", name)  # one that was asked for and is broken
     requests = read_requests(config)
     fabric = fabric or make_fabric(config)
     check_strategy(fabric)
@@ -110,7 +107,10 @@ class _Tuner:
         curve = setup.fabric.broadcast(CostCurve.measure(problem, self._counts()))
         self.curves = [curve.shared(devices) for devices in DEVICES]
         self.least = [slow.predicted(each) for each in self.curves]
-        reasons = {name: self._try(name) for name in solvers}
+        reasons: dict[str, str] = {}
+        for number, name in enumerate(solvers, 1):
+            self.at = f"solver {number} of {len(solvers)}"
+            reasons[name] = self._try(name)
         trials = sorted(self.trials, key=lambda trial: trial.predicted(curve))
         if trials and trials[0].predicted(curve) < best.predicted(curve):
             best = trials[0]
@@ -204,7 +204,7 @@ class _Tuner:
         """
         degree, length = self._shape(name, size)
         words = f"{in_words(length, degree)} and tolerance {tolerance:.3g}"
-        self.told(f"{name} {words}")
+        self.told(f"{self.at}: {name} {words}")
         window, trial, fault = _component("window", "sliding", size=length), None, None
         made = False
         try:

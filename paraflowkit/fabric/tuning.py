@@ -1,15 +1,41 @@
-"""What :func:`paraflowkit.fabric.tune.tune` found out: trials, and the fastest of them by the cost of calls."""
+"""What :func:`paraflowkit.fabric.tune.tune` found out: trials, and the fastest of them by the cost of calls.
+
+Importing this loads no torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING
 
+from paraflowkit import registry
 from paraflowkit.config import Component, RunConfig
-from paraflowkit.core.cost import CostCurve
+from paraflowkit.errors import ParaflowkitError
+
+if TYPE_CHECKING:
+    from paraflowkit.core.cost import CostCurve
 
 #: For so many times the present devices the speedup is foretold, and solvers are tried.
 DEVICES = (1, 2, 4, 8)
+
+
+def check_wanted(error: float, solvers: Sequence[str]) -> None:
+    """Refuse an error that is none, and solvers that there are not.
+
+    Raises:
+        ParaflowkitError: one of them.
+    """
+    if not 0 < error < inf:
+        raise ParaflowkitError(
+            f"The wanted error must be more than 0 and finite, got {error:g}: 0.01, for instance, is one per cent of "
+            "the data's standard deviation."
+        )
+    for name in solvers:
+        registry.find("solver", name)
+        if name == "sequential":
+            raise ParaflowkitError("The sequential sampler is what solvers are compared with: name others, or none.")
 
 
 @dataclass(frozen=True)

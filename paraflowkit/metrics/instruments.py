@@ -139,7 +139,6 @@ class Instruments:
     def _measure_distances(self, images: Tensor) -> Figures:
         if self._distances is None:
             return {}
-        self._distances.reset()
         try:
             self._distances.update(images)
             return self._distances.compute()
