@@ -31,7 +31,7 @@ def _html(folder: BenchFolder, curves: bytes | None) -> str:
     if plan["about"]:
         page.paragraph(plan["about"])
     for sentence in verdicts(folder):
-        page.paragraph(sentence)
+        page.verdict(sentence)
     for table in tables(folder):
         page.heading(table.title)
         columns = table.columns()
@@ -56,7 +56,10 @@ def _html(folder: BenchFolder, curves: bytes | None) -> str:
 
 
 def _pictures(page: Page, folder: BenchFolder) -> None:
+    """Samples of the rows of the first table."""
     rows = [folder.rows[key] for key in folder.plan["rows"] if key in folder.rows]
+    first = max(folder.plan["errors"], default=None) if folder.plan["view"] == "error" else None
+    rows = [row for row in rows if row["wanted"] == first or row["sequential"]]
     shown = [(row, path) for row in rows if (path := folder.path / "samples" / f"{row['key']}.png").is_file()]
     if shown:
         page.heading("The same samples by every method")
@@ -67,5 +70,5 @@ def _pictures(page: Page, folder: BenchFolder) -> None:
 def _caption(row: Row) -> str:
     where = "".join(f", {name} {short(value)}" for name, value in row["at"].items())
     wanted = "" if row["wanted"] is None else f", wanted error {row['wanted']:g}"
-    error = f": error {row['error']:.1e}, {row['iterations']:.3g} iterations"
-    return f"{row['method']}{where}{wanted}{error}"
+    error = "" if row["sequential"] else f"error {row['error']:.1e}, "
+    return f"{row['method']}{where}{wanted}: {error}{row['iterations']:.4g} iterations"
