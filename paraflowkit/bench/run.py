@@ -71,7 +71,8 @@ class _Bench:
         if len(open_jobs) < len(self.jobs):
             self.log(f"{len(self.jobs) - len(open_jobs)} of {len(self.jobs)} rows are in {self.folder.path} already")
         total = sum(job.work for job in open_jobs)
-        progress = Progress(total * 1.1, self.log)
+        unclocked = [own for mark, own in groups.items() if clocked[mark] not in known]
+        progress = Progress(total + sum(map(self._clock_work, unclocked)), self.log)
         for mark, own in groups.items():
             for job in own:
                 if job.key not in self.folder.rows:
@@ -223,7 +224,8 @@ class _Bench:
             for job, row in found
         ]
         title = f"wall clock of {len(configs)} solves, {timing.repetitions} times in turn"
-        told = every(lambda share: progress.tell(title))
+        work = self._clock_work(own)
+        told = every(lambda share: progress.tell(title, share * work))
         try:
             seconds = self.solver.clock(configs, timing.samples, timing.repetitions, told)
         except Refused as refused:
@@ -238,6 +240,13 @@ class _Bench:
         if self.fabric.is_global_zero:
             self.folder.add(row)
         self.folder.rows[key] = row
+        progress.finish(work)
+
+    def _clock_work(self, own: list[Job]) -> float:
+        """About how many network rows it takes to time these, in units of :attr:`Job.work`."""
+        timing = self.settings.timing
+        # Calls of few rows take longer, a row.
+        return 3 * timing.repetitions * timing.samples * sum(job.spot.config.grid.steps for job in own)
 
 
 def _quiet(line: str) -> None:
