@@ -112,7 +112,9 @@ def _component(source: Source, kind: str, default: str | None) -> Component | No
     if isinstance(value, str):
         value = {"name": value}
     if not isinstance(value, dict) or not isinstance(value.get("name", default), str):
-        source.report((kind,), f"needs the name of a {kind}: {', '.join(registry.names(kind))}.")
+        got = "" if isinstance(value, (dict, type(None))) else f", got {value!r}"
+        remedy = f"; a setting of it is written {kind}.SETTING=VALUE" if (kind,) in source.overrides else ""
+        source.report((kind,), f"needs the name of a {kind}{got}: {', '.join(registry.names(kind))}{remedy}.")
         return None
     name = str(value.get("name", default))
     try:

@@ -40,12 +40,17 @@ class Source:
     overrides: dict[SettingPath, str] = field(default_factory=dict[SettingPath, str])
 
     def report(self, path: SettingPath, message: str, at_key: bool = False) -> None:
-        """Note a problem of the setting at ``path``; its place is the nearest one that the file has."""
-        for length in range(len(path), -1, -1):
+        """Note a problem of the setting at ``path``; its place is the override that set it, or else the nearest one that
+        the file has."""
+        lengths = range(len(path), -1, -1)
+        given = [self.overrides[path[:length]] for length in lengths if path[:length] in self.overrides]
+        if not given and path and path not in self.values:  # what only an override of a part of it has brought in
+            given = [text for part, text in self.overrides.items() if part[: len(path)] == path]
+        if given:
+            self.problems.append((0, f"override {given[0]!r}: {dotted(path)}: {message}"))
+            return
+        for length in lengths:
             near = path[:length]
-            if near in self.overrides:
-                self.problems.append((0, f"override {self.overrides[near]!r}: {dotted(path)}: {message}"))
-                return
             place = (self.keys if at_key and length == len(path) else self.values).get(near)
             if place is not None:
                 line, column = place

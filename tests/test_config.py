@@ -217,6 +217,14 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        (
+            "solver=paraflw",
+            "override 'solver=paraflw': solver.name: unknown solver 'paraflw'. Did you mean 'paraflow'?",
+        ),
+        ("windw.size=3", "override 'windw.size=3': windw: unknown section. Did you mean 'window'?"),
+        ("requests=x.txt", "override 'requests=x.txt': requests: 'x.txt' must be a .jsonl or .csv file."),
+        ("window=8", "override 'window=8': window: needs the name of a window, got 8: adaptive, "),
+        ("window=8", "; a setting of it is written window.SETTING=VALUE."),
         ("solver.tol=1", "override 'solver.tol=1': solver.tol: unknown setting. Did you mean 'tolerance'?"),
         ("solver", "write it as section.key=value"),
         ("=3", "write it as section.key=value"),
