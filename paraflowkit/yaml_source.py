@@ -40,8 +40,8 @@ class Source:
     overrides: dict[SettingPath, str] = field(default_factory=dict[SettingPath, str])
 
     def report(self, path: SettingPath, message: str, at_key: bool = False) -> None:
-        """Note a problem of the setting at ``path``; its place is the override that set it, or else the nearest one that
-        the file has."""
+        """Note a problem of the setting at ``path``; its place is the override that set it, or else the nearest one
+        that the file has."""
         lengths = range(len(path), -1, -1)
         given = [self.overrides[path[:length]] for length in lengths if path[:length] in self.overrides]
         if not given and path and path not in self.values:  # what only an override of a part of it has brought in

@@ -219,7 +219,7 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
     [
         (
             "solver=paraflw",
-            "override 'solver=paraflw': solver.name: unknown solver 'paraflw'. Did you mean 'paraflow'?",
+            "override 'solver=paraflw': solver: unknown solver 'paraflw'. Did you mean 'paraflow'?",
         ),
         ("windw.size=3", "override 'windw.size=3': windw: unknown section. Did you mean 'window'?"),
         ("requests=x.txt", "override 'requests=x.txt': requests: 'x.txt' must be a .jsonl or .csv file."),

@@ -220,7 +220,8 @@ def test_a_call_that_exhausts_the_memory_is_halved(
     assert "memory" not in caplog.text
     model.most = 5
     made = predict(run, fabric, model=model, save=False)
-    said = [record.getMessage() for record in caplog.records]
+    # On a busy machine the pace may be told as well.
+    said = [record.getMessage() for record in caplog.records if record.module == "evaluator"]
     assert said
     words = r"The memory of cpu is too small for \d+ rows in a call: going on with \d+\..*"
     assert all(re.fullmatch(words, sentence) for sentence in said)

@@ -153,7 +153,7 @@ class Solver:
             setup = self.setup(config)
             problem = setup.make(setup.requests[:samples])
             ready.append((config, (make_component(config.solver), make_component(config.window)), problem))
-            warm_up(problem)
+            warm_up(problem, config.run.max_rows)
         seconds: list[list[float]] = [[] for _ in ready]
         for repetition in range(repetitions):
             for i, (config, pair, problem) in enumerate(ready):
