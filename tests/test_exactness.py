@@ -41,7 +41,7 @@ def check(
     assert int(found.stats.evaluations.sum()) * per_evaluation == counting.rows
 
 
-@pytest.mark.parametrize(("width", "batch"), [(1, 5), (3, 1), (N + 5, 5)])
+@pytest.mark.parametrize(("width", "batch"), [(1, 5), (3, 1), pytest.param(N + 5, 5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("solver", exact_solvers())
 @pytest.mark.parametrize(("process", "stepper"), PAIRS)
 def test_mixture(process: str, stepper: str, solver: str, width: int, batch: int) -> None:

@@ -170,11 +170,10 @@ def _silent(rank: int, folder: Path, fault: str, lost: int) -> None:
 @pytest.mark.parametrize(
     ("fault", "lost"),
     [
-        ("stops", 0),
         ("raises", 1),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("stops", 1), ("dies", 1), ("dies", 0), ("raises", 0))
+            for case in (("stops", 0), ("stops", 1), ("dies", 1), ("dies", 0), ("raises", 0))
         ),
     ],
 )

@@ -115,7 +115,9 @@ def check_promise(
             assert (found.trajectory - reference).abs().max() <= 1e-10 * reference.abs().max()
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize(
+    "process", ["flow", *(pytest.param(p, marks=pytest.mark.slow) for p in PROCESSES if p != "flow")]
+)
 @pytest.mark.parametrize(("name", "settings"), STEPPERS)
 def test_parallel_is_sequential(name: str, settings: dict[str, Any], process: str) -> None:
     check_promise(name, settings, process, (4,), 3, ("paradigms",))

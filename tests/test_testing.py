@@ -85,11 +85,11 @@ def shipped(kind: str) -> list[str]:
 
 
 #: Of those that are built alike one is enough for a quick look; the slow tests check all.
-ALIKE = ["solver:paradigms", "solver:sequential", "model:digits-flow", "model:digits-vp"]
+ALIKE = ["solver:paradigms", "solver:parasolver", "solver:sequential", "model:digits-flow", "model:digits-vp"]
 FAST = [name for kind in KINDS for name in shipped(kind) if kind != "stepper" and name not in ALIKE]
 
 
-@parametrize_with_checks([*FAST, "stepper:euler", "stepper:ddpm", "stepper:dpm-solver"])
+@parametrize_with_checks([*FAST, "stepper:euler", "stepper:ddpm"])
 def test_shipped(component: Any, check: Any) -> None:
     check(component)
 
