@@ -22,9 +22,12 @@ from paraflowkit.bench.folder import BenchFolder
 from paraflowkit.bench.jobs import jobs
 from paraflowkit.bench.remembered import Remembered
 from paraflowkit.bench.search import Found, Point, fewest, loosest
+from paraflowkit.bench.solves import Made
 from paraflowkit.bench.tables import csv_text, markdown, tables
+from paraflowkit.bench.verdict import verdicts
 from paraflowkit.cli import app
 from paraflowkit.errors import ConfigError
+from paraflowkit.solvers.paraflow import ParaFlow
 
 BENCH: dict[str, Any] = {
     "title": "A small bench",
@@ -160,6 +163,8 @@ def test_a_row_is_evaluated_once() -> None:
         ),
         ({"paper": {"source": "P", "rows": [{"method": "Euler", "at": {"x": 1}}]}}, r"at.x: is none of the axes"),
         ({"fewer": ["eulr"]}, r"eulr"),
+        ({"fewer": [{"order": 2}]}, r"fewer.0: needs the name of a stepper"),
+        ({"axes": {"fabric.precision": ["32-true", "bf16-mixed"]}}, r"run.fabric: is that of the whole bench"),
     ],
 )
 def test_a_mistake_gets_its_place_and_remedy(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -263,6 +268,59 @@ def test_a_method_that_refuses_does_not_end_the_bench(tmp_path: Path) -> None:
     assert not lines["TAA"].figures
     assert lines["ParaFlow"].figures["iterations"] >= 1
     assert "refused" in (folder.path / "table.md").read_text()
+
+
+def test_what_is_compared_belongs_together(tmp_path: Path) -> None:
+    """Two sequential samplers: each has its own baseline and its own verdict."""
+    five = {"grid": {"steps": 5}}
+    methods = {
+        "S8": {"solver": "sequential"},
+        "P8": {"solver": "paraflow", "window": {"size": 8}},
+        "S5": {**five, "solver": "sequential"},
+        "P5": {**five, "solver": "paraflow", "window": {"size": 5}},
+    }
+    folder = made(tmp_path, methods=methods, errors=[0.3], fewer=["euler"])
+    lines = {line.method: line for line in tables(folder)[0].lines}
+    fewer = {name: line for name, line in lines.items() if name.startswith("fewer")}
+    assert len(fewer) == 2
+    for name, line in fewer.items():
+        assert line.figures["iterations"] < (8 if "for S8" in name else 5)
+        assert line.figures["error"] <= 0.3
+    said = verdicts(folder)
+    assert [sentence.split(":")[0] for sentence in said] == ["S8", "S5"]
+    assert "by P8" in said[0]
+    assert "by P5" in said[1]
+    assert "in place of 5" in said[1]
+
+
+def test_a_solver_that_fails_costs_its_row_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("no luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ParaFlow, "sweep", fail)
+        folder = made(tmp_path)
+    ours = tables(folder)[0].lines[1]
+    assert ours.note == "refused: RuntimeError: no luck"
+    told: list[str] = []
+    again = run(load(write(tmp_path)), folder.path, resume=True, log=told.append)
+    assert any("1 of 2 rows are in" in line for line in told)
+    assert tables(again)[0].lines[1].figures["iterations"] >= 2
+
+
+def test_samples_that_fail_are_no_small_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fine = torch.tensor([True, False])
+    whole = Made(torch.zeros(2, 1, 2, 2), torch.ones(2), torch.ones(2), fine)
+    assert whole.failed == 1
+    assert whole.point(torch.zeros(2, 1, 2, 2), 1.0).error == float("inf")
+
+
+def test_nothing_that_meets_the_error_is_said(tmp_path: Path) -> None:
+    methods = {"Euler": {"solver": "sequential"}, "Late": {"solver": {"name": "paraflow", "tolerance": 1.0}}}
+    folder = made(tmp_path, methods=methods, errors=[0.05])
+    row = next(row for row in folder.rows.values() if row["kind"] == "error")
+    row["met"] = False
+    assert verdicts(folder) == ["Euler: no solver meets the error."]
 
 
 def test_a_papers_figures_stand_beside_ours(tmp_path: Path) -> None:

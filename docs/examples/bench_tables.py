@@ -5,7 +5,8 @@
 
 copies the figures of each bench into ``docs/data/bench`` and renews the tables in the pages of the documentation and in
 README.md, between ``<!-- bench: NAME -->`` and ``<!-- end -->``. Without folders the tables are made again from the
-figures that are there; ``--check`` only tells whether they are as they should be.
+figures that are there; ``--check`` only tells whether they are as they should be. ``--no-clock`` leaves out seconds and
+speedups, which mean nothing where the machine did other work meanwhile.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ DATA = ROOT / "docs" / "data" / "bench"
 REGION = re.compile(r"(<!-- bench: (?P<name>\w+)(?: (?P<table>\d+))? -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
 
-def take(folder: Path) -> str:
+def take(folder: Path, clock: bool = True) -> str:
     """Copy a bench's figures; returns its name."""
     found = BenchFolder.open(folder)
+    if not clock:
+        found.plan["clocked"] = []
     wanted = [*found.plan["rows"], *found.plan["clocked"]]
     missing = [key for key in found.plan["rows"] if key not in found.rows]
     if missing:
@@ -83,11 +86,12 @@ def stale() -> Iterator[str]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Put measured benches into the documentation.")
     parser.add_argument("folders", nargs="*", type=Path, help="of benches, as paraflowkit bench wrote them")
+    parser.add_argument("--no-clock", action="store_true", help="leave out seconds and speedups")
     parser.add_argument("--check", action="store_true", help="change nothing; fail where something is stale")
     a = parser.parse_args(arguments)
     try:
         for folder in a.folders:
-            print(f"taken: {take(folder)}")
+            print(f"taken: {take(folder, not a.no_clock)}")
         if not a.check:
             for path in pages():
                 path.write_text(renewed(path.read_text()))

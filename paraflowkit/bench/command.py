@@ -30,6 +30,8 @@ def run(config: BenchConfig, output: Path, resume: bool = False, log: Callable[[
     """
     fabric = make_fabric(config.spots[0].config)
     folder = _folder(fabric, output, resume)
+    if fabric.is_global_zero:
+        log(f"Rows go to {folder.path}")
     bench(config, fabric, folder, log)
     if fabric.is_global_zero:
         write_reports(folder)

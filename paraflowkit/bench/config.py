@@ -158,12 +158,18 @@ def load(path: str | Path, overrides: Sequence[str] = (), models: str = "shipped
     spots = list(_spots(source, methods, places, base))
     fewer: dict[str, dict[str, Any]] = {}
     for i, stepper in enumerate(settings.fewer):
+        if isinstance(stepper, dict) and not isinstance(stepper.get("name"), str):
+            source.report(("fewer", i), "needs the name of a stepper, as {name: dpm-solver, order: 2}.")
+            continue
         chosen = {"name": stepper} if isinstance(stepper, str) else dict(stepper)
         changes = {"stepper": chosen, "solver": {"name": "sequential"}, "window": {"name": "sliding", "size": 1}}
         _config(source, changes, ("fewer", i), places[0] if places else {}, base)
         more = ", ".join(f"{k} {v}" for k, v in chosen.items() if k != "name")
         fewer[f"fewer steps: {chosen.get('name')}{f' ({more})' if more else ''}"] = changes
     _check_paper(source, settings, methods)
+    where = [(spot.config.fabric.model_copy(update={"devices": 1}), spot.config.mesh) for spot in spots]
+    if any(each != where[0] for each in where):
+        source.report(("run", "fabric"), "is that of the whole bench: methods and axes cannot change it, nor the mesh.")
     if not source.problems and not any(spot.sequential for spot in spots):
         source.report(("methods",), "none of them is sequential: add one with 'solver: sequential' to compare with.")
     source.raise_problems()

@@ -51,7 +51,8 @@ def _panel(axes: Axes, rows: list[Row], cost: str, label: str, title: str) -> No
         points: set[tuple[float, float]] = set()
         for row in rows:
             if row["method"] == method:
-                points |= {(p[cost], p["error"]) for p in row.get("curve", [])} | {(row[cost], row["error"])}
+                tried = [*row.get("curve", []), row]
+                points |= {(p[cost], p["error"]) for p in tried if p["error"] is not None}
         fewer = method.startswith("fewer")
         line = sorted((x, y) for x, y in points if _LEAST < y < 3)
         axes.plot(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,15 @@ Row = dict[str, Any]
 def identity(what: Any) -> str:
     """Twelve hexadecimal digits of plain data."""
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def finite(value: Any) -> Any:
+    """Plain data whose numbers that are not finite, which JSON does not have, are None."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass
@@ -88,7 +98,7 @@ class BenchFolder:
 
     def add(self, row: Row) -> None:
         """Append a row; from now on it counts as measured."""
-        self.rows[row["key"]] = row
+        row = self.rows[row["key"]] = finite(row)
         file = self.path / "rows.jsonl"
         try:
             kept = file.read_bytes() if file.exists() else b""

@@ -18,13 +18,14 @@ class Job:
 
     Attributes:
         kind: ``given`` settings, a wanted ``error``, or ``fewer`` sequential steps. spot: method and place.
-        wanted: the error.
+        wanted: the error. plain: the run of the sequential samples that it is compared with.
     """
 
     kind: str
     spot: Spot
     wanted: float | None
     key: str
+    plain: RunConfig
 
     @property
     def work(self) -> float:
@@ -63,15 +64,16 @@ def jobs(config: BenchConfig) -> list[Job]:
     metrics = config.settings.metrics.model_dump(mode="json")
     seen: set[str] = set()
 
-    def job(kind: str, spot: Spot, wanted: float | None = None) -> None:
+    def job(kind: str, spot: Spot, wanted: float | None = None, plain: RunConfig | None = None) -> None:
         data = to_data(spot.config)
         how = {name: data[name] for name in ("solver", "window", "run")}
         what = [equation(spot.config), how, kind, wanted, metrics]
         key = identity([*what, spot.method, spot.at])
         if key not in seen:
             seen.add(key)
-            made.append(Job(kind, spot, wanted, key))
+            made.append(Job(kind, spot, wanted, key, sequentially(plain or spot.config)))
 
+    several = len({spot.method for spot in config.spots if spot.sequential}) > 1
     for spot in config.spots:
         job("given", spot)
     for wanted in sorted(config.settings.errors, reverse=True):
@@ -83,8 +85,9 @@ def jobs(config: BenchConfig) -> list[Job]:
                 for label, changes in config.fewer.items():
                     chosen = dict(changes["stepper"])
                     stepper = component("stepper", chosen.pop("name"), **chosen)
-                    at = {k: v for k, v in spot.at.items() if k.split(".")[0] != "stepper"}
-                    job("fewer", Spot(label, at, replace(sequentially(spot.config), stepper=stepper)), wanted)
+                    name = f"{label}, for {spot.method}" if several else label
+                    less = Spot(name, spot.at, replace(sequentially(spot.config), stepper=stepper))
+                    job("fewer", less, wanted, spot.config)
     return made
 
 

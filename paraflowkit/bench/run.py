@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from paraflowkit.bench.config import BenchConfig
+from paraflowkit.bench.config import HOW, BenchConfig
 from paraflowkit.bench.folder import BenchFolder, Row, identity
 from paraflowkit.bench.jobs import Job, jobs
 from paraflowkit.bench.machine import describe
 from paraflowkit.bench.progress import Progress, every
 from paraflowkit.bench.search import Found, Point, fewest, loosest
-from paraflowkit.bench.solves import Made, Refused, Solver, equation, middle, sequentially
-from paraflowkit.config import RunConfig
+from paraflowkit.bench.solves import EQUATION, Made, Refused, Solver, equation, middle
+from paraflowkit.config import RunConfig, to_data
 from paraflowkit.fabric.mesh import check_strategy
 from paraflowkit.fabric.outputs import is_image
 from paraflowkit.fabric.watch import Watch
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: Samples of each row that are kept as a picture.
 SHOWN = 8
 #: Of sequential samples, what is kept for later rows.
-KEPT = ("x", "iterations", "evaluations")
+KEPT = ("x", "iterations", "evaluations", "fine")
 
 
 def bench(config: BenchConfig, fabric: Fabric, folder: BenchFolder, log: Callable[[str], None] = print) -> list[Row]:
@@ -63,8 +63,10 @@ class _Bench:
         groups = self._groups()
         # What there is was read by each process for itself; the first one's decides.
         known: dict[str, Row] = self.fabric.broadcast(self.folder.rows)
-        self.folder.rows = known
-        clocked = {mark: identity(["time", mark, [j.key for j in own]]) for mark, own in groups.items()}
+        # What was refused may not be any more, on other devices for instance.
+        known = self.folder.rows = {key: row for key, row in known.items() if "refused" not in row}
+        how = [self.settings.timing.model_dump(), describe(self.fabric)]
+        clocked = {mark: identity(["time", mark, [j.key for j in own], how]) for mark, own in groups.items()}
         if self.fabric.is_global_zero:
             self.folder.describe(self._plan(clocked))
         open_jobs = [job for job in self.jobs if job.key not in known]
@@ -90,16 +92,7 @@ class _Bench:
         return groups
 
     def _mark(self, job: Job) -> str:
-        return identity(equation(self._plain(job)))
-
-    def _plain(self, job: Job) -> RunConfig:
-        """The run of a job's sequential samples."""
-        if job.kind != "fewer":
-            return sequentially(job.spot.config)
-        others = [
-            s for s in self.config.spots if s.sequential and all(s.at.get(k) == v for k, v in job.spot.at.items())
-        ]
-        return sequentially(others[0].config)
+        return identity(equation(job.plain))
 
     def _plan(self, clocked: dict[str, str]) -> dict[str, Any]:
         settings = self.settings.model_dump(mode="json")
@@ -110,6 +103,7 @@ class _Bench:
             "view": self.config.view,
             "methods": list(dict.fromkeys(spot.method for spot in self.config.spots)),
             "rows": [job.key for job in self.jobs],
+            "references": {job.key: self._mark(job) for job in self.jobs},
             "clocked": list(clocked.values()),
             "machine": describe(self.fabric),
             "file": self.config.file,
@@ -138,7 +132,7 @@ class _Bench:
             raise Refused(
                 f"it wants {devices} device(s), and this bench runs on {here}: axes.fabric.devices=[{devices}]"
             )
-        plain = self._plain(job)
+        plain = job.plain
         std = self.solver.model(plain).data_std
         if job.kind == "given" and job.spot.sequential:
             made = self._sequential(plain, told)
@@ -165,7 +159,7 @@ class _Bench:
         tried: dict[float, Point] = {}
         if job.kind == "fewer":
             counts: dict[int, Point] = {}
-            found = fewest(run, counts, job.wanted, self._plain(job).grid.steps)
+            found = fewest(run, counts, job.wanted, job.plain.grid.steps)
             tried = {float(count): point for count, point in counts.items()}
         else:
             first = max(self.settings.errors)
@@ -173,6 +167,8 @@ class _Bench:
             start = self.starts.get((job.spot.method, job.wanted), usual * job.wanted / first)
             found = loosest(run, tried, job.wanted, start)
             self.starts[job.spot.method, job.wanted] = found.setting or start
+        if found.setting not in kept:
+            raise Refused("none of the tolerances that were tried is allowed")
         return found, kept[found.setting], tried
 
     def _row(self, job: Job, made: Made, point: Point, shown: Tensor | None) -> Row:
@@ -210,7 +206,9 @@ class _Bench:
             if self.fabric.is_global_zero:
                 self.folder.save(mark, {name: getattr(made, name) for name in KEPT})
         else:
-            made = Made(kept["x"], kept["iterations"], kept["evaluations"])
+            made = Made(**kept)
+        if made.failed:
+            raise Refused(f"the sequential sampler itself fails for {made.failed} of {len(made.x)} samples")
         images = self.solver.images(plain, made.x)
         self._reference = (mark, made.x, images if is_image(images[0]) else None)
         return made
@@ -223,6 +221,10 @@ class _Bench:
             job.with_setting(row["steps" if job.kind == "fewer" else "tolerance"]) if job.wanted else job.spot.config
             for job, row in found
         ]
+        # Two rows of equal settings are one solve.
+        same = [identity([to_data(each)[name] for name in (*EQUATION, *HOW)]) for each in configs]
+        marks = list(dict.fromkeys(same))
+        configs = [configs[same.index(mark)] for mark in marks]
         title = f"wall clock of {len(configs)} solves, {timing.repetitions} times in turn"
         work = self._clock_work(own)
         told = every(lambda share: progress.tell(title, share * work))
@@ -231,7 +233,7 @@ class _Bench:
         except Refused as refused:
             self.log(f"no wall clock: {refused}")
             return
-        times = {job.key: each for (job, _), each in zip(found, seconds, strict=True)}
+        times = {job.key: seconds[marks.index(mark)] for (job, _), mark in zip(found, same, strict=True)}
         plain = next((middle(times[job.key]) for job, _ in found if job.kind == "given" and job.spot.sequential), None)
         row: Row = {"key": key, "kind": "time", "samples": timing.samples, "machine": describe(self.fabric)}
         row["seconds"] = {name: middle(each) for name, each in times.items()}

@@ -46,7 +46,7 @@ def loosest(run: Callable[[float], Point], tried: dict[float, Point], wanted: fl
     down to 1e-7 meets it, tolerance 0 is tried, which is exact for a solver that keeps the promise.
 
     Args:
-        run: solves at a tolerance; may raise ValueError at 0, where a solver's settings fix its accuracy.
+        run: solves at a tolerance; may raise ValueError where the solver's settings do not allow it.
         tried: what was measured before, which is added to. start: tolerance to try first.
     """
     fresh = True
@@ -65,7 +65,10 @@ def loosest(run: Callable[[float], Point], tried: dict[float, Point], wanted: fl
         tolerance = start if fresh and low < start < high else _next(tried, low, high, wanted)
         fresh = False
         tolerance = min(max(tolerance, LEAST), MOST)
-        tried[tolerance] = run(tolerance)
+        try:
+            tried[tolerance] = run(tolerance)
+        except ValueError:  # beyond what the solver's settings allow
+            tried[tolerance] = Point(math.nan, math.nan, math.inf, math.inf)
 
 
 def _next(tried: dict[float, Point], low: float, high: float, wanted: float) -> float:

@@ -61,18 +61,24 @@ class Made:
     """Samples of a run.
 
     Attributes:
-        x: ``(n, *shape)`` on the CPU. iterations, evaluations: int64 ``(n,)``. failed: samples that did not end well.
+        x: ``(n, *shape)`` on the CPU. iterations, evaluations: int64 ``(n,)``.
+        fine: bool ``(n,)``, those that ended well.
     """
 
     x: Tensor
     iterations: Tensor
     evaluations: Tensor
-    failed: int = 0
+    fine: Tensor
+
+    @property
+    def failed(self) -> int:
+        """Samples that did not end well."""
+        return int((~self.fine).sum())
 
     def point(self, reference: Tensor | None, std: float) -> Point:
-        """Means over the samples; NaN and infinity are an infinite error."""
+        """Means over the samples; one that failed has an infinite error."""
         errors = torch.zeros(1) if reference is None else relative_rmse(self.x, reference, std)
-        errors = torch.where(errors.isfinite(), errors, torch.inf)
+        errors = torch.where(errors.isfinite() & (self.fine if reference is not None else True), errors, torch.inf)
         iterations, evaluations = (float(each.double().mean()) for each in (self.iterations, self.evaluations))
         return Point(iterations, evaluations, float(errors.mean()), float(errors.max()))
 
@@ -112,7 +118,8 @@ class Solver:
         Raises:
             Refused: the pieces do not fit each other.
         """
-        model = self.model(config, remembered)
+        # Processes that share a network, or a compiled one, must all be called, and with the rows that they expect.
+        model = self.model(config, remembered and not (config.mesh.shard or config.fabric.compile))
         try:
             return Setup.build(config, read_requests(config), self.fabric, self.mesh, model)
         except ParaflowkitError as error:
@@ -126,20 +133,18 @@ class Solver:
         """
         setup = self.setup(config, remembered)
         pair = (setup.pieces.solver, setup.pieces.window)
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        failed = 0
+        parts: list[tuple[Tensor, ...]] = []
         for number, batch in enumerate(setup.batches):
 
             def sweep(info: SweepInfo, number: int = number) -> None:
                 told((number + float(info.fronts.double().mean()) / info.steps) / len(setup.batches))
 
             problem = setup.first if number == 0 else setup.make(batch)
-            with _refusals():
+            with self._refusals():
                 found = metered_solve(config, pair, problem, config.run.max_sweeps, sweep)
-            failed += sum(not result.ok for result in found.results)
-            parts.append((found.x.cpu(), found.stats.sample_iterations, found.stats.evaluations))
-        x, iterations, evaluations = (torch.cat(each) for each in zip(*parts, strict=True))
-        return Made(x, iterations, evaluations, failed)
+            fine = torch.tensor([result.ok for result in found.results])
+            parts.append((found.x.cpu(), found.stats.sample_iterations, found.stats.evaluations, fine))
+        return Made(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
     def clock(
         self, configs: Sequence[RunConfig], samples: int, repetitions: int, told: Callable[[float], None]
@@ -158,12 +163,27 @@ class Solver:
         for repetition in range(repetitions):
             for i, (config, pair, problem) in enumerate(ready):
                 began = time.perf_counter()
-                stats = metered_solve(config, pair, problem, config.run.max_sweeps).stats
+                with self._refusals():
+                    stats = metered_solve(config, pair, problem, config.run.max_sweeps).stats
                 if self.fabric.device.type == "cuda":
                     torch.cuda.synchronize(self.fabric.device)
                 seconds[i].append(time.perf_counter() - began - stats.compile_seconds)
                 told((repetition * len(ready) + i + 1) / (repetitions * len(ready)))
         return seconds
+
+    @contextmanager
+    def _refusals(self) -> Generator[None]:
+        """What a solver raises costs its own rows; in one of several processes it ends them all."""
+        try:
+            yield
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        except ParaflowkitError:
+            raise
+        except Exception as error:
+            if self.fabric.world_size > 1:
+                raise
+            raise Refused(f"{type(error).__name__}: {error}") from error
 
     def images(self, config: RunConfig, x: Tensor) -> Tensor:
         """What samples stand for, on the CPU."""
@@ -176,11 +196,3 @@ class Solver:
 def middle(seconds: Sequence[float]) -> float:
     """The median."""
     return float(median(seconds))
-
-
-@contextmanager
-def _refusals() -> Generator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise Refused(str(error)) from error

@@ -34,13 +34,16 @@ COLUMNS: tuple[Column, ...] = (
     ("batch_per_device", "rows a device", lambda v: f"{v:g}"),
     ("utilisation", "utilisation (%)", lambda v: f"{v:g}"),
 )
+#: Images below which KID is not shown: it is unbiased for images drawn at random, and requests that balance the classes,
+#: as most do, are not; with few images that is all that one sees.
+KID_LEAST = 500
 #: Figures that every table has.
 _KEPT = ("setting", "iterations", "evaluations", "error", "worst_error", "fid", "clip_score", "seconds", "speedup")
 _SIMILARITY = ("psnr", "ssim", "identical")
 #: What a row has that is no figure of quality or cost.
 _OTHER = {
     *("key", "kind", "method", "at", "wanted", "machine", "curve", "met", "missing", "samples", "failed", "steps"),
-    *("tolerance", "refused", "rmse", "sequential"),
+    *("tolerance", "refused", "rmse", "sequential", "reference"),
     *("images", "references", "kid_deviation", "kid_subset"),
 }
 
@@ -52,7 +55,7 @@ class Line:
     Attributes:
         method: its label. at: values of the axes that concern it. figures: by the names of :data:`COLUMNS` and of
             further scores. paper: the paper's figures. note: in place of figures, or beside them.
-        sequential: it is what others are compared with.
+        kind: of the row, or ``paper``. reference: of the sequential samples; lines of another are of other samples.
     """
 
     method: str
@@ -60,7 +63,13 @@ class Line:
     figures: dict[str, float]
     paper: dict[str, float]
     note: str = ""
-    sequential: bool = False
+    kind: str = "paper"
+    reference: str = ""
+
+    @property
+    def sequential(self) -> bool:
+        """Whether it is what others are compared with."""
+        return self.kind == "sequential"
 
 
 @dataclass(frozen=True)
@@ -110,16 +119,16 @@ class Table:
 
 def tables(folder: BenchFolder) -> list[Table]:
     """All tables of a bench: of equal errors first where that is its view."""
-    rows = [folder.rows[key] for key in folder.plan["rows"] if key in folder.rows]
+    marks: dict[str, str] = folder.plan.get("references", {})
+    rows = [{**folder.rows[key], "reference": marks.get(key, "")} for key in folder.plan["rows"] if key in folder.rows]
     seconds = _seconds(folder)
     paper: list[Row] = (folder.plan.get("paper") or {}).get("rows", [])
     plain = [row for row in rows if is_sequential(row)]
 
     def table(own: Sequence[Row], wanted: float | None, theirs: Sequence[Row]) -> list[Table]:
         lines = [_line(row, seconds, theirs) for row in sorted(own, key=lambda row: _order(folder, row))]
-        shown = [line.paper for line in lines]
         for one in theirs:  # such as on more devices than there are here
-            if _figures(one) and _figures(one) not in shown:
+            if _figures(one) and not any(_of(theirs, row) is one for row in own):
                 lines.append(Line(one["method"], one["at"], {}, _figures(one), "not run here"))
         axes = tuple(name for name in folder.plan["axes"] if any(name in line.at for line in lines))
         return [Table(axes, wanted, tuple(lines))] if lines else []
@@ -152,6 +161,16 @@ def _seconds(folder: BenchFolder) -> dict[str, tuple[float, float | None]]:
     return found
 
 
+def _of(paper: Sequence[Row], row: Row) -> Row | None:
+    """The paper's row for one of ours: the one that says the most of where it stands."""
+    fitting = [
+        one
+        for one in paper
+        if one["method"] == row["method"] and all(row["at"].get(k, v) == v for k, v in one["at"].items())
+    ]
+    return max(fitting, key=lambda one: len(one["at"].keys() & row["at"].keys()), default=None)
+
+
 def _figures(paper: Row) -> dict[str, float]:
     """A paper's figures of one method."""
     return {k: v for k, v in paper.items() if k not in ("method", "at") and v is not None}
@@ -160,6 +179,8 @@ def _figures(paper: Row) -> dict[str, float]:
 def _line(row: Row, seconds: dict[str, tuple[float, float | None]], paper: Sequence[Row]) -> Line:
     figures = {k: float(v) for k, v in row.items() if k not in _OTHER and isinstance(v, (int, float))}
     sequential = is_sequential(row)
+    if row.get("images", 0) < KID_LEAST:
+        figures.pop("kid", None)
     if sequential:
         figures = {k: v for k, v in figures.items() if k not in ("error", "worst_error")}
     elif row.get("tolerance") is not None:
@@ -169,10 +190,8 @@ def _line(row: Row, seconds: dict[str, tuple[float, float | None]], paper: Seque
         figures["seconds"] = own
         if plain is not None:
             figures["speedup"] = plain / own
-    theirs: dict[str, float] = {}
-    for one in paper:
-        if one["method"] == row["method"] and all(row["at"].get(k, v) == v for k, v in one["at"].items()):
-            theirs = _figures(one)
+    found = _of(paper, row)
+    theirs = {} if found is None else _figures(found)
     note = f"refused: {row['refused']}" if "refused" in row else ""
     if row.get("met") is False:
         note = "does not meet the error"
@@ -181,7 +200,8 @@ def _line(row: Row, seconds: dict[str, tuple[float, float | None]], paper: Seque
     method = row["method"]
     if row["kind"] == "fewer" and "steps" in row:
         method = f"{method}, {row['steps']}"
-    return Line(method, row["at"], figures, theirs, note, sequential)
+    kind = "sequential" if sequential else row["kind"]
+    return Line(method, row["at"], figures, theirs, note, kind, row.get("reference", ""))
 
 
 def markdown(folder: BenchFolder) -> str:
@@ -201,7 +221,7 @@ def markdown_tables(folder: BenchFolder) -> list[str]:
             cells = [cell(line, name, write) for name, _, write in columns]
             where = [short(line.at[name]) if name in line.at else "" for name in table.axes]
             method = f"{line.method} ({line.note})" if line.note else line.method
-            lines.append(f"| {' | '.join([*where, method, *cells])} |")
+            lines.append(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in [*where, method, *cells])} |")
         same = f"\n\n{table.constants()}" if table.constants() else ""
         made.append(f"**{table.title}**\n\n" + "\n".join(lines) + same)
     return made
@@ -215,14 +235,14 @@ def cell(line: Line, name: str, write: Callable[[float], str]) -> str:
 
 def footnote(folder: BenchFolder) -> str:
     """Machine, samples, source of a paper's figures."""
-    rows = [row for row in folder.rows.values() if "samples" in row and row["kind"] != "time"]
+    rows = [row for key in folder.plan["rows"] if "samples" in (row := folder.rows.get(key, {}))]
     machine = folder.plan["machine"]
     said = [
         f"{max((row['samples'] for row in rows), default=0)} samples a row. Error: mean relative RMSE of the samples "
         "to the sequential ones, over the data's standard deviation; worst: the largest of a sample."
     ]
     timing = folder.plan["timing"]
-    if timing["repetitions"]:
+    if _seconds(folder):
         said.append(
             f"Time: median of {timing['repetitions']} solves of {timing['samples']} sample(s), all methods in turn."
         )

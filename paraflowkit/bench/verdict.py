@@ -17,29 +17,38 @@ def verdicts(folder: BenchFolder) -> list[str]:
 
 def _of(table: Table) -> Iterator[str]:
     for plain in (line for line in table.lines if line.sequential):
-        others = [line for line in table.lines if _beside(line, plain) and not line.sequential and not line.note]
-        solvers = [line for line in others if not line.method.startswith("fewer")]
+        others = [line for line in table.lines if _beside(line, plain)]
+        solvers = [line for line in others if line.kind != "fewer" and not line.note]
+        fewer = [line for line in others if line.kind == "fewer" and not line.note]
+        place = ", ".join(f"{name} {short(value)}" for name, value in plain.at.items())
+        where = f"{plain.method}{f', {place}' if place else ''}: "
         if not solvers:
+            if any(line.kind != "fewer" for line in others):
+                yield f"{where}no solver meets the error."
             continue
-        where = ", ".join(f"{name} {short(value)}" for name, value in plain.at.items())
         best = min(solvers, key=lambda line: line.figures["iterations"])
         calls = plain.figures["iterations"] / best.figures["iterations"]
         work = best.figures["evaluations"] / plain.figures["evaluations"]
         text = (
-            f"{f'{where}: ' if where else ''}fewest iterations: {best.method} with {best.figures['iterations']:.3g} in "
-            f"place of {plain.figures['iterations']:.3g} ({calls:.1f} times fewer sequential calls), "
-            f"{work:.1f} times the evaluations, an error of {best.figures['error']:.1e}."
+            f"{where}fewest iterations by {best.method}: {best.figures['iterations']:.3g} in place of "
+            f"{plain.figures['iterations']:.3g} ({calls:.1f} times fewer sequential calls), {work:.1f} times the "
+            f"evaluations, an error of {best.figures['error']:.1e}."
         )
-        timed = [line for line in others if "speedup" in line.figures]
+        if fewer:
+            least = min(fewer, key=lambda line: line.figures["iterations"])
+            text += f" Without a solver, {least.method} steps come as near."
+        timed = [line for line in others if "speedup" in line.figures and not line.note]
         if timed:
             fast = max(timed, key=lambda line: line.figures["speedup"])
             text += (
-                f" Fastest here by the clock: {fast.method}, {fast.figures['speedup']:.2f} times as fast as sequential."
+                f" Fastest here by the clock: {fast.method}, {fast.figures['speedup']:.2f} times as fast."
                 if fast.figures["speedup"] > 1
-                else " By the clock, nothing here was faster than the sequential sampler."
+                else " By the clock, nothing here was faster than it."
             )
-        yield text[0].upper() + text[1:]
+        yield text
 
 
 def _beside(line: Line, plain: Line) -> bool:
-    return all(line.at.get(name, value) == value for name, value in plain.at.items())
+    """Whether a line is compared with this sequential one."""
+    here = all(line.at.get(name, value) == value for name, value in plain.at.items())
+    return here and line.reference == plain.reference and not line.sequential

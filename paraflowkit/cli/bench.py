@@ -29,7 +29,7 @@ def bench(
     from paraflowkit.fabric.launch import first_process
 
     changes = list(overrides or [])
-    with said("Stopped. The rows that are finished are kept: the same command with --resume makes the rest."):
+    with said("Stopped. What is finished is kept: --resume makes the rest, with the folder above as --output."):
         found = load(config, changes, models)
         folder = output or Path("runs/bench") / found.name
         words = ["--config", str(config), "--models", models, "--output", str(folder)]

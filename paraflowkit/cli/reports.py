@@ -42,7 +42,12 @@ def _bench_report(folder: Path) -> list[str]:
     from paraflowkit.bench.folder import BenchFolder
     from paraflowkit.bench.report import write_reports
 
-    return [write_reports(BenchFolder.open(folder)).name]
+    try:
+        return [write_reports(BenchFolder.open(folder)).name]
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise ParaflowkitError(
+            f"{folder}: its files are damaged ({type(error).__name__}: {error}): run the bench again with --resume."
+        ) from error
 
 
 #: What rebuilds a folder's report and returns the names of what it wrote, by a file that such a folder holds.
