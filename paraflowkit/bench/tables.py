@@ -34,8 +34,8 @@ COLUMNS: tuple[Column, ...] = (
     ("batch_per_device", "rows a device", lambda v: f"{v:g}"),
     ("utilisation", "utilisation (%)", lambda v: f"{v:g}"),
 )
-#: Images below which KID is not shown: it is unbiased for images drawn at random, and requests that balance the classes,
-#: as most do, are not; with few images that is all that one sees.
+#: Images below which KID is not shown: it is unbiased for images drawn at random, and requests that balance the
+#: classes, as most do, are not; with few images that is all that one sees.
 KID_LEAST = 500
 #: Figures that every table has.
 _KEPT = ("setting", "iterations", "evaluations", "error", "worst_error", "fid", "clip_score", "seconds", "speedup")
