@@ -36,7 +36,7 @@ def _of(table: Table) -> Iterator[str]:
         )
         if fewer:
             least = min(fewer, key=lambda line: line.figures["iterations"])
-            text += f" Without a solver, {least.method} steps come as near."
+            text += f" Without a solver, {least.method.removeprefix('fewer steps: ')} sequential steps come as near."
         timed = [line for line in others if "speedup" in line.figures and not line.note]
         if timed:
             fast = max(timed, key=lambda line: line.figures["speedup"])
