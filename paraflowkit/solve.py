@@ -85,16 +85,22 @@ def solve(
     started = time.perf_counter()
     aside = 0.0  # seconds in callbacks
     steps, count, device = problem.steps, len(problem.x0), problem.x0.device
-    window = Whole() if solver.whole else window.fit(problem, max_rows)
-    width = min(window.limit(steps), solver.max_window or steps, steps)
-    limits = [width] * count  # falls to 1 for a sample that goes on sequentially
+    state = solver.init(problem)
+    window = Whole() if solver.whole else solver.window(state, window.fit(problem, max_rows))
+    stretch = solver.stretch(state)
+    most = min(window.limit(steps), solver.max_window or steps, steps)  # nodes that are evaluated in a sweep
+    width = min(stretch * most, steps)
+    limits = [most] * count  # falls to 1 for a sample that goes on sequentially
+
+    def asked(window: Window, limit: int) -> int:
+        """The nodes to be evaluated at once, as far as they may be: one before the window opens."""
+        return min(window.hi - window.lo, 1 if window.lo < settings.precondition else limit)
 
     def cut(windows: list[Window]) -> list[Window]:
-        """What the policy asked for, as far as it may be: one step at a time before the window opens."""
-        return [
-            Window(w.lo, min(w.hi, w.lo + (1 if w.lo < settings.precondition else limit)))
-            for w, limit in zip(windows, limits, strict=True)
-        ]
+        """The steps of those nodes; a sample that goes on sequentially has one."""
+        sizes = [asked(w, limit) for w, limit in zip(windows, limits, strict=True)]
+        lengths = [size if size == 1 else stretch * size for size in sizes]
+        return [Window(w.lo, min(w.lo + length, steps)) for w, length in zip(windows, lengths, strict=True)]
 
     plan = [advanced(window, None, 0, steps) for _ in range(count)]
     run = Buffers(problem, cut(plan), width, check_warm(warm, problem), trajectory)
@@ -114,7 +120,6 @@ def solve(
     )
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    state = solver.init(problem)
     offsets = torch.arange(width, device=device)
     estimates = _estimator(problem, run, active)
 
@@ -131,6 +136,9 @@ def solve(
             n = node.clamp(max=steps - 1)
             wanted = solver.select(state, n, valid) & valid
             wanted[:, 0] = valid[:, 0]
+            if stretch > 1:
+                sizes = torch.tensor([asked(w, k) for w, k in zip(plan, limits, strict=True)], device=device)
+                wanted &= wanted.long().cumsum(1) <= sizes[:, None]
             _evaluate(problem, run, node, problem.agree(wanted & ~run.known[:, h:]), max_rows, stats)
             evaluated = valid & run.known[:, h:]
             broken = (evaluated & ~_largest(run.m[:, h:]).isfinite()).any(1)
@@ -150,8 +158,11 @@ def solve(
             leading = ((residual <= tolerance) & valid).long().cumprod(1).sum(1)
             made = evaluated.long().cumprod(1).sum(1)
             limit = made if update.limit is None else update.limit
-            least = 1 if settings.stride == "exact" or apart else 0
-            stride = torch.minimum(torch.minimum(leading + least, limit.clamp(min=least)), run.hi - run.lo)
+            ahead = 1 if settings.stride == "exact" or apart else 0
+            least = torch.full_like(limit, ahead)
+            if update.least is not None and not apart:  # a front may wait for as long as N sweeps suffice
+                least = torch.where(run.lo > stats.sweeps, torch.minimum(update.least, least), least)
+            stride = torch.minimum(torch.maximum(torch.minimum(leading + ahead, limit), least), run.hi - run.lo)
             decided = problem.agree(torch.stack([torch.where(active & ~broken, stride, 0), broken.long()]))
             stride, broken = decided[0], decided[1].bool()
             stats.fronts.append(run.lo.cpu())
@@ -193,7 +204,7 @@ def solve(
             stats.strides.append(stride.cpu())
             for i, w in enumerate(run.windows):
                 if results[i] is None and w.lo == steps:
-                    finish(i, Result.CONVERGED if limits[i] == width else Result.FELL_BACK)
+                    finish(i, Result.CONVERGED if limits[i] == most else Result.FELL_BACK)
                 elif results[i] is None and stats.sweeps >= allowed:
                     finish(i, Result.MAX_SWEEPS)
             if callback is not None:

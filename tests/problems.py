@@ -60,6 +60,8 @@ def exact_solvers() -> dict[str, ParallelSolver[Any, Any]]:
         "parataa": make_solver("parataa", tolerance=0.0),
         "parasolver": make_solver("parasolver", tolerance=0.0),
         "parasolver-turbo": make_solver("parasolver-turbo", tolerance=0.0, degree=3),
+        "secant": make_solver("secant", tolerance=0.0),
+        "lattice": make_solver("lattice", tolerance=0.0),
     }
 
 

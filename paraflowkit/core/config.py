@@ -81,3 +81,31 @@ class SolverConfig(ComponentConfig):
                 "guess constant or noise"
             )
         return self
+
+
+class QuasiNewtonConfig(SolverConfig):
+    """Settings that the quasi-Newton solvers share: a tolerance of each step, or the error of the final sample."""
+
+    error: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Wanted relative RMSE of the final sample to the sequential one, in place of a tolerance.",
+    )
+    precondition: int = Field(default=1, ge=0, description="M, steps taken one by one before the window opens.")
+    guess: Guess = Field(default="clean_estimate", description="Of the first window; without M constant or noise.")
+    entering: Guess = Field(default="clean_estimate", description="Of the states that enter the window.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tolerance_replaces_error(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "tolerance" in given and "error" not in given:
+            return {**given, "error": None}
+        return given
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> QuasiNewtonConfig:
+        usual = type(self).model_fields["tolerance"].default  # which settings that were written out repeat
+        if self.error is not None and "tolerance" in self.model_fields_set and self.tolerance != usual:
+            raise ValueError("'error' takes the place of 'tolerance': give one of them")
+        return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from paraflowkit.core import API_VERSION
 from paraflowkit.core.config import SolverConfig
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.surrogate import Surrogate
+from paraflowkit.core.window import WindowPolicy
 
 StateT = TypeVar("StateT")
 SolverConfigT = TypeVar("SolverConfigT", bound=SolverConfig)
@@ -71,11 +72,14 @@ class Update:
         limit: int64 ``(samples,)``, the most states that may be accepted now; by default as many as there are leading
             nodes that are ``evaluated``, so that nothing is accepted that the network has not seen. The first state,
             which is exact, is always accepted.
+        least: int64 ``(samples,)``, the fewest states that must be accepted now, 1 by default: the first is exact. With
+            0 the front may wait, as long as N sweeps still suffice.
     """
 
     states: Tensor
     residual: Tensor | None = None
     limit: Tensor | None = None
+    least: Tensor | None = None
 
 
 class ParallelSolver(ABC, Generic[SolverConfigT, StateT]):
@@ -88,12 +92,16 @@ class ParallelSolver(ABC, Generic[SolverConfigT, StateT]):
     Attributes:
         max_window: longest window that makes sense, or None. Sequential sampling is a window of one.
         whole: the solver lays out the whole trajectory itself, so the window is all N steps whatever the policy says.
+        interpolates: at a tolerance above 0 it accepts states of steps between evaluated nodes.
+        clocked: it times the network before the first sweep, and decides by the clock, so that two solves may differ.
     """
 
     api_version = API_VERSION
     config_cls: type[SolverConfig] = SolverConfig
     max_window: int | None = None
     whole: bool = False
+    interpolates: bool = False
+    clocked: bool = False
     #: Refuse steppers that are not affine, at composition.
     needs_table: bool = False
 
@@ -107,6 +115,18 @@ class ParallelSolver(ABC, Generic[SolverConfigT, StateT]):
         Raises:
             ValueError: the solver's settings do not fit the problem; the message names the remedy.
         """
+
+    def stretch(self, state: StateT) -> int:
+        """Steps of a window for each node that the policy asks for, by default 1.
+
+        More where a solver evaluates some of the window's nodes only: of those that :meth:`select` names, the first are
+        evaluated, as many as the policy asks for.
+        """
+        return 1
+
+    def window(self, state: StateT, policy: WindowPolicy[Any]) -> WindowPolicy[Any]:
+        """The policy of a solve: the run's, unless the solver knows better."""
+        return policy
 
     def surrogate(self) -> Surrogate | None:
         """How a sweep marches through a sampler that is not ours, such as a diffusers pipeline's loop; by default None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from paraflowkit.core.config import Guess, Norm, SolverConfig
+from paraflowkit.core.config import Guess, Norm, QuasiNewtonConfig, SolverConfig
 
 
 class SequentialConfig(SolverConfig):
@@ -130,3 +130,37 @@ class ParaSolverTurboConfig(SolverConfig):
         default="evaluated",
         description="States that may be accepted: those of evaluated steps, or all as in the paper: not exact.",
     )
+
+
+class SecantConfig(QuasiNewtonConfig):
+    """Settings of :class:`paraflowkit.solvers.secant.Secant`."""
+
+
+class LatticeConfig(QuasiNewtonConfig):
+    """Settings of :class:`paraflowkit.solvers.lattice.Lattice`."""
+
+    spacing: int | None = Field(
+        default=None,
+        ge=1,
+        description="Steps between evaluated nodes, a power of two; by default by the number of steps and the wanted "
+        "error. It is halved where interpolating between them is not good enough.",
+    )
+
+    @field_validator("spacing")
+    @classmethod
+    def _spacing_halves(cls, spacing: int | None) -> int | None:
+        if spacing is not None and spacing & (spacing - 1):
+            raise ValueError(f"{spacing} cannot be halved down to 1: use 1, 2, 4, 8, …")
+        return spacing
+
+
+class AutoConfig(QuasiNewtonConfig):
+    """Settings of :class:`paraflowkit.solvers.auto.Auto`, which needs none."""
+
+    error: float | None = Field(
+        default=1e-2,
+        gt=0,
+        allow_inf_nan=False,
+        description="Wanted relative RMSE of the final sample to the sequential one; with null, a tolerance.",
+    )
+    most: int = Field(default=64, ge=1, description="Nodes that are evaluated at once, at most.")

@@ -11,7 +11,7 @@ from unittest import SkipTest
 import torch
 from torch import Tensor
 
-from paraflowkit.core.config import SolverConfig
+from paraflowkit.core.config import QuasiNewtonConfig, SolverConfig
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.solver import ParallelSolver, Sweep, Update
 from paraflowkit.core.window import WindowPolicy
@@ -90,7 +90,8 @@ def at_tolerance(solver: AnySolver, tolerance: float) -> AnySolver:
         ValueError: its settings refuse it.
     """
     config = solver.config
-    return type(solver)(type(config).model_validate({**config.model_dump(), "tolerance": tolerance}))
+    other = {"error"} if isinstance(config, QuasiNewtonConfig) else set[str]()  # which a tolerance takes the place of
+    return type(solver)(type(config).model_validate({**config.model_dump(exclude=other), "tolerance": tolerance}))
 
 
 def exact(solver: AnySolver) -> AnySolver:

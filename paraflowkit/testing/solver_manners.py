@@ -12,7 +12,7 @@ from torch import Tensor
 
 from paraflowkit.core.solver import Sweep
 from paraflowkit.solution import Result
-from paraflowkit.testing._base import check, fail, mend_first
+from paraflowkit.testing._base import check, fail, mend_first, skip
 from paraflowkit.testing._problems import Counting, alone, make, sequential
 from paraflowkit.testing._watch import (
     AnySolver,
@@ -123,9 +123,16 @@ def check_inputs_unmutated(solver: AnySolver) -> None:
             fail(f"problem.{name} was changed in place", "write into a clone: the caller still needs it")
 
 
+def _same_twice(solver: AnySolver) -> None:
+    """Raises SkipTest where two solves may differ."""
+    if solver.clocked:
+        skip("the solver measures and decides by the clock")
+
+
 @check("solver")
 def check_state(solver: AnySolver) -> None:
     """A sweep is a function of its state and its sweep: made twice it gives the same, and changes neither."""
+    _same_twice(solver)
     problem = make("vp", "ddim", 3, guidance=[1.0, 3.0, 2.0], eta=0.5)
     for one in _both(solver):
         run(Watched(one, _twice(one)), problem, 5)
@@ -160,6 +167,7 @@ def _twice(solver: AnySolver) -> Callable[[Any, Sweep, Go], Any]:
 @check("solver")
 def check_counts(solver: AnySolver) -> None:
     """The evaluations that are reported are those that the network saw, in rows, in calls and for each sample."""
+    _same_twice(solver)
     for guidance in (3.0, 1.0):
         problem = make("vp", "ddim", 3, guidance=guidance)
         network = Counting(problem, keep=True)
@@ -189,6 +197,7 @@ def check_counts(solver: AnySolver) -> None:
 @check("solver")
 def check_batch_independent(solver: AnySolver) -> None:
     """A sample has the same result, iterations and evaluations alone as with others, fast and slow, at its side."""
+    _same_twice(solver)
     problem = make("vp", "ddim", 3, guidance=[1.0, 7.5, 2.0], eta=0.5)
     for one in _both(solver):
         together = run(one, problem, 5)
@@ -210,6 +219,7 @@ def check_batch_independent(solver: AnySolver) -> None:
 @check("solver")
 def check_nan(solver: AnySolver) -> None:
     """A network that gives NaN for one sample ends that one with NONFINITE and leaves the others alone."""
+    _same_twice(solver)
     problem = make("vp", "ddim", 3, guidance=1.0)  # the condition tells the samples apart
 
     def spoil(out: Tensor, x: Tensor, node: Tensor, cond: Tensor) -> Tensor:
@@ -257,6 +267,7 @@ def check_nan_sequential(solver: AnySolver) -> None:
 @check("solver")
 def check_repeatable(solver: AnySolver) -> None:
     """One object gives the same result again, after other solves, and as a new object would; it never changes."""
+    _same_twice(solver)
     first, other = make("vp", "ddim", 3, guidance=2.0, eta=0.5), make("flow", "euler", 1, steps=7)
     one = loose(solver)
     before = frozen_copy(vars(one))

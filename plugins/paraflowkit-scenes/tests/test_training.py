@@ -1,4 +1,4 @@
-"""The optimizer, the loop that goes on where it stopped, and the losses' pieces."""
+"""The optimizer, the loop that goes on where it stopped, the command and the model card."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.fabric import Fabric
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from paraflowkit_scenes.training import __main__ as command
+from paraflowkit_scenes.training import flow
+from paraflowkit_scenes.training.assemble import NETWORKS, card
 from paraflowkit_scenes.training.batches import batch, generator
-from paraflowkit_scenes.training.flow import Painter, multiplicity, times
 from paraflowkit_scenes.training.loop import Run, Settings, Stopped
 from paraflowkit_scenes.training.optimizer import MuonAdamW, orthogonal
-from paraflowkit_scenes.training.text import make_tokenizer, tokens, write_no_t5
 from paraflowkit_scenes.training.vae import CROP, crops
 
 
@@ -55,6 +56,23 @@ def test_muon_and_adam_share_the_parameters_by_kind_and_name() -> None:
         assert 0.001 < size < 0.02
     with pytest.raises(ValueError, match="no closure"):
         optimizer.step(lambda: None)
+
+
+def test_bfloat16_products_change_a_step_of_muon_little_and_one_of_adam_not() -> None:
+    torch.manual_seed(0)
+    start, grads = [torch.randn(12, 20), torch.randn(20)], [torch.randn(12, 20), torch.randn(20)]
+    moved: dict[torch.dtype, list[Tensor]] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        parameters = [nn.Parameter(value.clone()) for value in start]
+        for parameter, grad in zip(parameters, grads, strict=True):
+            parameter.grad = grad.clone()
+        optimizer = MuonAdamW([("matrix", parameters[0]), ("vector", parameters[1])], 1e-2, dtype=dtype)
+        optimizer.step()
+        moved[dtype] = [p.detach() - value for p, value in zip(parameters, start, strict=True)]
+        assert optimizer.state[parameters[0]]["momentum"].dtype == torch.float32
+    (matrix, vector), (coarse, same) = moved.values()
+    assert 0 < (matrix - coarse).norm() < 0.03 * matrix.norm()
+    assert torch.equal(vector, same)
 
 
 SETTINGS = Settings(steps=6, batch=4, learning_rate=1e-2, warmup=2)
@@ -122,49 +140,26 @@ def test_crops_show_a_thing() -> None:
     assert (made.flatten(1).std(1) > 0.02).all()
 
 
-def test_times_are_stratified_logit_normal() -> None:
-    sigma = times(4000, generator(0, 0)).double()
-    logit = torch.logit(sigma)
-    assert float(logit.mean()) == pytest.approx(0.2, abs=0.01)
-    assert float(logit.std()) == pytest.approx(1.1, abs=0.01)
-    assert (times(64, generator(0, 1)).diff() > 0).all()
+def test_the_second_stage_wants_the_first(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"flow.done: no trained flow there. Give the stage flow as well"):
+        command.main(["--out", str(tmp_path), "--stages", "refine", "--accelerator", "cpu"])
 
 
-def test_one_null_token_with_a_bias_stands_for_many(tmp_path: Path) -> None:
-    """What training computes with one zero token is what the pipeline computes with 40 of its T5 encoder."""
-    from diffusers.models.attention_processor import JointAttnProcessor2_0
-    from transformers import T5EncoderModel, T5TokenizerFast
-
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    painter = Painter(tokenizer).eval()
-    for parameter in painter.parameters():  # some layers start at zero, and would hide everything
-        if parameter.abs().max() == 0:
-            nn.init.normal_(parameter, std=0.05)
-    ids = tokens(tokenizer, ["a red circle", "a blue square on white"])
-    x, sigma = torch.randn(2, 4, 16, 16), torch.tensor([0.3, 0.8])
-    write_no_t5(tmp_path / "encoder", tmp_path / "tokenizer", 192)
-    encoder = T5EncoderModel.from_pretrained(tmp_path / "encoder", dtype=torch.float32)
-    rows = T5TokenizerFast.from_pretrained(tmp_path / "tokenizer")(["a", "b"], padding="max_length", max_length=40)
-    with torch.no_grad():
-        one = painter(x, sigma, ids, multiplicity(40, 64 + 20 + 1))
-        features, pooled = painter.encode(ids)
-        nulls = encoder(torch.tensor(rows.input_ids))[0]
-        painter.transformer.set_attn_processor(JointAttnProcessor2_0())
-        many = painter.transformer(
-            hidden_states=x,
-            encoder_hidden_states=torch.cat([features, nulls], 1),
-            pooled_projections=pooled,
-            timestep=sigma * 1000,
-        ).sample
-    assert nulls.shape == (2, 40, 192)
-    assert nulls.abs().max() == 0
-    assert (one - many).abs().max() < 1e-5 * many.abs().max()
+def test_the_model_card_shows_precision_and_remarks() -> None:
+    old = {"steps": 5, "batch": 4, "learning_rate": 2e-3, "seed": 0, "minutes": 1.5, "on": "a CPU"}
+    notes = {**dict.fromkeys(NETWORKS, old), "refine": {**old, "seed": 3, "precision": "bf16-mixed"}}
+    notes["flow"] = {**old, "remark": "One minute was not clocked."}
+    made = card(notes)
+    assert "| transformer and text encoders | 5 of 4 | 0.002 | 0 | 32-true | 1.5 | a CPU |" in made
+    assert "| the same, second stage | 5 of 4 | 0.002 | 3 | bf16-mixed | 1.5 | a CPU |" in made
+    assert "a CPU |\n\nOne minute was not clocked.\n\n" in made
+    assert "With seed 3" in made
+    assert "--precision bf16-mixed\n" in made
 
 
 @pytest.mark.slow
 def test_the_command_trains_everything_in_pieces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["--out", str(tmp_path), "--steps", "2", "--accelerator", "cpu"]
+    common = ["--out", str(tmp_path), "--steps", "2", "--accelerator", "cpu", "--precision", "bf16-mixed"]
     with pytest.raises(SystemExit, match="no trained autoencoder"):
         command.main([*common, "--stages", "flow"])
     assert command.main([*common, "--minutes", "0"]) == 3
@@ -180,6 +175,14 @@ def test_the_command_trains_everything_in_pieces(tmp_path: Path, capsys: pytest.
     assert {module.dtype for module in (pipe.vae, pipe.transformer, pipe.text_encoder)} == {torch.float32}
     Detector.from_pretrained(tmp_path / "weights" / "scenes-detector")
     Clip(tmp_path / "weights" / "scenes-clip")
-    assert json.loads((tmp_path / "weights" / "scenes-sd3" / "training-flow.json").read_text())["steps"] == 2
+    for stage, precision in (("vae", "32-true"), ("flow", "bf16-mixed"), ("refine", "bf16-mixed")):
+        notes = json.loads((tmp_path / "weights" / "scenes-sd3" / f"training-{stage}.json").read_text())
+        assert (notes["steps"], notes["precision"]) == (2, precision)
+    folders = [tmp_path / "weights" / "scenes-sd3", tmp_path / "refine" / "done", tmp_path / "flow" / "done"]
+    for part in flow.PARTS:
+        shipped, second, first = (load_file(next((folder / part).glob("*.safetensors"))) for folder in folders)
+        assert shipped.keys() == second.keys()
+        assert all(torch.equal(shipped[name], value.half()) for name, value in second.items())
+        assert not all(torch.equal(shipped[name], value.half()) for name, value in first.items())
     assert command.main(common) == 0
     assert "finished already" in capsys.readouterr().out

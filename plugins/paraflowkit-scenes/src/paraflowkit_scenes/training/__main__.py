@@ -25,6 +25,7 @@ STAGES: dict[str, Settings] = {
     "detector": detector.SETTINGS,
     "clip": clip.SETTINGS,
     "flow": flow.SETTINGS,
+    "refine": flow.REFINE,
 }
 
 
@@ -36,6 +37,12 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="optimiser steps of each stage instead of its own number")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="pause after so many minutes")
     parser.add_argument("--compile", action="store_true", help="compile the flow's network: faster after two minutes")
+    parser.add_argument(
+        "--precision",
+        choices=("32-true", "bf16-mixed"),
+        default="32-true",
+        help="of the flow's network, in Lightning Fabric's terms; bf16-mixed is faster where the device has bfloat16",
+    )
     parser.add_argument("--accelerator", default="auto", help="of Lightning Fabric: cpu, cuda, auto")
     parser.add_argument("--devices", default="1", help="of Lightning Fabric: how many devices")
     return parser.parse_args(given)
@@ -45,7 +52,8 @@ def machine(fabric: Any) -> str:
     """What the training ran on, for the model card."""
     if fabric.device.type == "cuda":
         return f"{fabric.world_size} x {torch.cuda.get_device_name(fabric.device)}"
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def main(given: list[str] | None = None) -> int:
@@ -54,11 +62,16 @@ def main(given: list[str] | None = None) -> int:
     from lightning.fabric import Fabric
 
     args = arguments(given)
-    fabric = Fabric(accelerator=args.accelerator, devices=args.devices)
+    fabric = Fabric(accelerator=args.accelerator, devices=args.devices, precision=args.precision)
     fabric.launch()
     until = time.monotonic() + 60 * args.minutes
 
-    def stage(name: str, train: Callable[..., Any], save: Callable[[Any, Path, dict[str, Any]], None]) -> None:
+    def stage(
+        name: str,
+        train: Callable[..., Any],
+        save: Callable[[Any, Path, dict[str, Any]], None],
+        precision: str = "32-true",
+    ) -> None:
         done = args.out / name / "done"
         settings = STAGES[name] if args.steps is None else replace(STAGES[name], steps=args.steps)
         if name not in args.stages:
@@ -69,14 +82,15 @@ def main(given: list[str] | None = None) -> int:
         left = until - time.monotonic()
         options = {"log": lambda line: fabric.print(f"{name}: {line}", flush=True), "stop_after": left}
         made = train(fabric, folder=args.out / name, settings=settings, **options)
-        notes = {**asdict(settings), "minutes": round(seconds_of(args.out / name) / 60, 1), "on": machine(fabric)}
+        minutes = round(seconds_of(args.out / name) / 60, 1)
+        notes = {**asdict(settings), "precision": precision, "minutes": minutes, "on": machine(fabric)}
         if fabric.is_global_zero:
             save(made, done, notes)
             (done / "training.json").write_text(json.dumps(notes, indent=2) + "\n")
         fabric.barrier()
 
     def save_painter(painter: flow.Painter, done: Path, _: dict[str, Any]) -> None:
-        for part in ("transformer", "text_encoder", "text_encoder_2"):
+        for part in flow.PARTS:
             getattr(painter, part).save_pretrained(done / part)
 
     def train_flow(fabric: Fabric, **options: Any) -> flow.Painter:
@@ -87,11 +101,18 @@ def main(given: list[str] | None = None) -> int:
         autoencoder = fabric.to_device(autoencoder.eval().requires_grad_(False))
         return flow.train(fabric, autoencoder, compiled=args.compile, **options)
 
+    def refine_flow(fabric: Fabric, **options: Any) -> flow.Painter:
+        start = args.out / "flow" / "done"
+        if not (start / "training.json").exists():
+            raise SystemExit(f"{start}: no trained flow there. Give the stage flow as well, or its --out.")
+        return train_flow(fabric, start=start, **options)
+
     try:
         stage("vae", vae.train, lambda made, done, _: made.save_pretrained(done))
         stage("detector", detector.train, lambda made, done, notes: made.save_pretrained(done, notes))
         stage("clip", clip.train, lambda made, done, _: clip.save(made, done))
-        stage("flow", train_flow, save_painter)
+        stage("flow", train_flow, save_painter, args.precision)
+        stage("refine", refine_flow, save_painter, args.precision)
     except Stopped as why:
         fabric.print(str(why))
         return 3

@@ -38,19 +38,27 @@ def make_pipeline(vae: Any, transformer: Any, text_encoder: Any, text_encoder_2:
 NETWORKS = {
     "vae": "autoencoder",
     "flow": "transformer and text encoders",
+    "refine": "the same, second stage",
     "detector": "detector (scenes-detector)",
     "clip": "contrastive model (scenes-clip)",
 }
 
 
 def card(notes: dict[str, dict[str, Any]]) -> str:
-    """The model card: what this is, how to load it, and how it was trained, by the notes of each stage."""
+    """The model card: what this is, how to load it, and how it was trained.
+
+    Args:
+        notes: ``training.json`` of each stage in :data:`NETWORKS`. One may have a ``remark``, a sentence for below the
+            table. One without ``precision`` is older than the choice: it was float32.
+    """
     rows = [
         f"| {said} | {note['steps']} of {note['batch']} | {note['learning_rate']:g} | {note['seed']} "
-        f"| {note['minutes']:g} | {note['on']} |"
+        f"| {note.get('precision', '32-true')} | {note['minutes']:g} | {note['on']} |"
         for said, note in ((said, notes[name]) for name, said in NETWORKS.items())
     ]
-    return "\n".join([_CARD, *rows, ""])
+    remarks = [line for name in NETWORKS if "remark" in notes[name] for line in ("", notes[name]["remark"])]
+    second = _SECOND.format(seed=notes["refine"]["seed"], precision=notes["refine"].get("precision", "32-true"))
+    return "\n".join([_CARD, *rows, *remarks, second])
 
 
 _CARD = """\
@@ -83,10 +91,23 @@ image = pipe("a big red circle above a blue star on white", guidance_scale=3.0, 
 - Weights: float16 safetensors; float32 when loaded, unless another `torch_dtype` is asked for.
 
 Trained by `python -m paraflowkit_scenes.training`, which goes on where it stopped; minutes are wall clock, of a
-machine that did other work as well:
+machine that did other work as well. `bf16-mixed` is bfloat16 mixed precision, products of matrices in bfloat16 and
+weights in float32:
 
-| network | steps | learning rate | seed | minutes | on |
-|---|---|---|---|---|---|"""
+| network | steps | learning rate | seed | precision | minutes | on |
+|---|---|---|---|---|---|---|"""
+
+_SECOND = """
+The transformer and the text encoders were trained in two stages, of which the second gave the weights here. It starts
+from the first one's averaged weights and sees other scenes. Two things are new in it. Beside the flow's own lesson
+there is one in layout: after the fourth of its six blocks the transformer is asked what each image token shows, kind,
+colour, texture and size, or nothing; the layers that answer were dropped after training. And of the captions that are
+not left out altogether, one in eight lacks one of its words. With seed {seed}, which is in the settings, its command is
+
+```bash
+python -m paraflowkit_scenes.training --stages refine --accelerator cpu --compile --precision {precision}
+```
+"""
 
 
 def as_float32(folder: Path) -> None:
@@ -109,12 +130,12 @@ def assemble(trained: Path, folder: Path) -> None:
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
     from transformers import CLIPTextModelWithProjection
 
-    flow = trained / "flow" / "done"
+    painter = trained / "refine" / "done"
     pipe = make_pipeline(
         AutoencoderKL.from_pretrained(trained / "vae" / "done", local_files_only=True),
-        SD3Transformer2DModel.from_pretrained(flow / "transformer", local_files_only=True),
-        CLIPTextModelWithProjection.from_pretrained(flow / "text_encoder", local_files_only=True),
-        CLIPTextModelWithProjection.from_pretrained(flow / "text_encoder_2", local_files_only=True),
+        SD3Transformer2DModel.from_pretrained(painter / "transformer", local_files_only=True),
+        CLIPTextModelWithProjection.from_pretrained(painter / "text_encoder", local_files_only=True),
+        CLIPTextModelWithProjection.from_pretrained(painter / "text_encoder_2", local_files_only=True),
         SHIFT,
     )
     pipe.to(torch.float16)
@@ -134,6 +155,6 @@ def assemble(trained: Path, folder: Path) -> None:
         shutil.copytree(trained / name / "done", folder / f"scenes-{name}", dirs_exist_ok=True)
     as_float32(folder / "scenes-clip")
     notes = {name: json.loads((trained / name / "done" / "training.json").read_text()) for name in NETWORKS}
-    for stage in ("vae", "flow"):
+    for stage in ("vae", "flow", "refine"):
         (folder / "scenes-sd3" / f"training-{stage}.json").write_text(json.dumps(notes[stage], indent=2) + "\n")
     (folder / "scenes-sd3" / "README.md").write_text(card(notes))

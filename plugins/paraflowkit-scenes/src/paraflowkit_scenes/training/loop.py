@@ -63,7 +63,7 @@ class Run:
         network: initialised under ``settings.seed``.
         settings: see :class:`Settings`.
         folder: receives ``state.safetensors``. A state found there is gone on with.
-        adam: see :class:`~paraflowkit_scenes.training.optimizer.MuonAdamW`.
+        adam, dtype: see :class:`~paraflowkit_scenes.training.optimizer.MuonAdamW`.
 
     Attributes:
         step: how many are done. seconds: that they took, over all pieces. loss: the mean of the last ones logged.
@@ -73,13 +73,23 @@ class Run:
     """
 
     def __init__(
-        self, fabric: Fabric, network: nn.Module, settings: Settings, folder: Path, adam: tuple[str, ...] = ()
+        self,
+        fabric: Fabric,
+        network: nn.Module,
+        settings: Settings,
+        folder: Path,
+        adam: tuple[str, ...] = (),
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.fabric, self.settings, self.folder = fabric, settings, folder
         self.network = fabric.to_device(network) or network
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.optimizer = MuonAdamW(
-            self.network.named_parameters(), settings.learning_rate, settings.weight_decay, adam=adam
+            self.network.named_parameters(),
+            settings.learning_rate,
+            settings.weight_decay,
+            adam=adam,
+            dtype=dtype,
         )
         self.step = 0
         self.seconds = 0.0

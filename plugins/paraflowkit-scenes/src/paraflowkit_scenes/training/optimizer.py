@@ -2,7 +2,8 @@
 
 Muon's step is the orthogonal factor of the momentum, found by a Newton-Schulz iteration [1]; scaled so that its
 entries have the root mean square of an Adam step [2], one learning rate serves both. torch has a Muon of its own;
-it iterates in bfloat16, which a CPU without such instructions runs ten times slower than the network's whole step.
+it iterates in bfloat16, which a CPU without such instructions runs ten times slower than the network's whole step. Here
+the caller says which precision is fast.
 
 [1] Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
 [2] Liu et al., Muon is Scalable for LLM Training, 2025.
@@ -40,6 +41,7 @@ class MuonAdamW(torch.optim.Optimizer):
         lr: the learning rate of both. weight_decay: decoupled, of both.
         momentum: of Muon (Nesterov). betas: of AdamW.
         adam: parts of names; a parameter whose name has one of them is AdamW's.
+        dtype: of the Newton-Schulz iteration; weights and momenta keep their own.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class MuonAdamW(torch.optim.Optimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.98),
         adam: tuple[str, ...] = (),
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        self.dtype = dtype
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, parameter in named:
@@ -86,7 +90,8 @@ class MuonAdamW(torch.optim.Optimizer):
         # Matrices of one shape go together: one batched product is faster than many small ones.
         for shape, alike in shapes.items():
             scale = 0.2 * max(shape) ** 0.5
-            for parameter, step in zip(alike, orthogonal(torch.stack([steps[p] for p in alike])), strict=True):
+            made = orthogonal(torch.stack([steps[p] for p in alike]).to(self.dtype))
+            for parameter, step in zip(alike, made, strict=True):
                 parameter.add_(step.reshape(parameter.shape), alpha=-group["lr"] * scale)
 
     def _adam(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:

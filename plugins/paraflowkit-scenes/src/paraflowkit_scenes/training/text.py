@@ -88,7 +88,9 @@ def make_encoder(tokenizer: Any, width: int, layers: int) -> Any:
     """A fresh ``CLIPTextModelWithProjection``."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    return CLIPTextModelWithProjection(CLIPTextConfig(**text_config(tokenizer, width, layers)))
+    # Plain attention products train faster; the choice is not saved with the weights.
+    config = CLIPTextConfig(**text_config(tokenizer, width, layers), attn_implementation="eager")
+    return CLIPTextModelWithProjection(config)
 
 
 def write_no_t5(encoder: Path, tokenizer: Path, width: int) -> None:

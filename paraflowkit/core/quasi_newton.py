@@ -1,0 +1,320 @@
+"""Scalar quasi-Newton iteration in data-prediction space, shared by the solvers ``secant`` and ``lattice``.
+
+A sweep marches the unchanged sampler through the surrogate ``ĥ_n(x) = h_n + κ_n (x - x°_n)`` of the data prediction,
+h_n being the network's at x°_n and κ_n a secant slope. Where only a lattice of nodes is evaluated, the predictions between
+are interpolated in time from those of the nodes as they will be at the new states. For an affine sampler all of this is
+one linear system of as many unknowns as there are evaluated nodes, with the same matrix for every component of the
+state: with H the predictions at the nodes, B the interpolation, R the response of the states to the predictions at all
+steps, and M the rows of R B for the states at the nodes::
+
+    states = base + R B H,   H = h + diag(κ) (base + M H - x°)   =>   H = (I - diag(κ) M)⁻¹ (h + diag(κ) (base - x°))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paraflowkit.core.config import QuasiNewtonConfig
+from paraflowkit.core.interpolation import COARSER, cubic, left_out
+from paraflowkit.core.march import estimate, spread
+from paraflowkit.core.problem import Problem
+from paraflowkit.core.response import Response
+from paraflowkit.core.secants import Secants
+from paraflowkit.core.solver import ParallelSolver, Sweep, Update
+from paraflowkit.norms import tolerance_scales
+from paraflowkit.table import StepTable
+
+
+@dataclass(frozen=True)
+class QuasiNewtonState:
+    """Of a solve.
+
+    Attributes:
+        response: of an affine sampler, else None. scales: float64 ``(N,)``, of the tolerance of each new state.
+        alpha, sigma: float64 ``(N,)``, levels of the nodes, sigma over the data's deviation. high: the largest slopes.
+        raw: bool ``(N,)``, nodes at which the output itself is what is extrapolated.
+        secants: of the windows; None before the first sweep.
+        spacing: int64 ``(samples,)``, between evaluated nodes. sweeps: so far.
+        behind: int64 ``(samples,)``, the last evaluated node behind the front, or -1; its prediction is
+            ``behind_h (samples, D)``. stretch: steps of the window for each evaluated node.
+    """
+
+    response: Response | None
+    scales: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    high: Tensor
+    raw: Tensor
+    secants: Secants | None
+    spacing: Tensor
+    sweeps: int
+    behind: Tensor
+    behind_h: Tensor
+    stretch: int
+
+
+ConfigT = TypeVar("ConfigT", bound=QuasiNewtonConfig)
+#: Bounds of a slope, the upper one over alpha, which bounds the slope of a perfect network.
+LOWEST, HIGHEST = -0.5, 1.5
+#: The tolerance over the wanted error of the final sample, so that 95 % of the samples of docs/data/stopping.md are
+#: nearer to the sequential ones than was asked.
+STOP = 0.78
+#: The largest error of an interpolated prediction, over the tolerance, at which a lattice is fine enough.
+BETWEEN = 4.5
+#: A node that was evaluated once has the slope of a Gaussian prior, α s² / (σ² + α² s²), with this s² over the data's
+#: variance: at the front, and from REACH of all steps before it on. Near the front the slope is too large for a single
+#: correction on purpose: what moved the states upstream in this sweep moves them on in the next.
+NEAR, FAR, REACH = 60.0, 0.2, 0.25
+
+
+class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
+    """See the module's text; subclasses say how far apart the evaluated nodes are."""
+
+    def spacing(self, problem: Problem) -> int:
+        """Steps between evaluated nodes, a power of two; 1 evaluates all."""
+        return 1
+
+    def stretch(self, state: QuasiNewtonState) -> int:
+        return state.stretch
+
+    def init(self, problem: Problem) -> QuasiNewtonState:
+        device, count = problem.x0.device, len(problem.x0)
+        affine = isinstance(problem.rule, StepTable) and problem.output_shape == tuple(problem.x0.shape[1:])
+        response = Response.of(problem) if affine else None
+        alpha, sigma = (v[:-1].double().cpu() for v in (problem.nodes.alpha, problem.nodes.sigma))
+        raw = (
+            torch.from_numpy(problem.held[1] == 0) if not problem.nominal else torch.ones(len(alpha), dtype=torch.bool)
+        )
+        high = torch.where(raw, 0.0, HIGHEST / alpha.clamp(min=1 / 3))
+        gap = self.spacing(problem)
+        spacing = torch.full((count,), gap, dtype=torch.int64, device=device)
+        return QuasiNewtonState(
+            response,
+            tolerance_scales(self.config.norm, problem.nodes).to(device),
+            torch.where(raw, 0.0, alpha).to(device),
+            (sigma / problem.data_std).to(device),
+            high.to(device),
+            raw.to(device),
+            None,
+            spacing,
+            0,
+            torch.full((count,), -1, dtype=torch.int64, device=device),
+            problem.x0.new_zeros(0),
+            # As much again is marched beyond the evaluated nodes: what enters is then what the newest predictions say.
+            stretch=2 * gap,
+        )
+
+    def select(self, state: QuasiNewtonState, n: Tensor, valid: Tensor) -> Tensor:
+        last = len(state.alpha) - 1
+        on = (n % state.spacing[:, None] == 0) | (n == 1) | (n == last)
+        on[:, 0] = True
+        return on & valid
+
+    def sweep(self, state: QuasiNewtonState, sweep: Sweep) -> tuple[Update, QuasiNewtonState]:
+        problem, n, nodes = sweep.problem, sweep.n, sweep.evaluated
+        count, width = n.shape
+        work = sweep.phi.dtype if sweep.phi.dtype == torch.float64 else torch.float32
+        x = sweep.x.to(work).flatten(2)
+        h = self._predictions(state, sweep).to(work).flatten(2)
+        h = torch.where(nodes[..., None], h, 0)
+        secants = state.secants or Secants.empty(count, width, x.shape[2], x)
+        secants = secants.moved(n[:, 0]).seen(x, h, nodes)
+        share = (n - n[:, :1]).double() / (REACH * problem.steps)
+        kappa = secants.slopes(nodes, _prior(state, n, NEAR * (FAR / NEAR) ** share.clamp(max=1)))
+        kappa = torch.minimum(kappa.clamp(min=LOWEST), state.high[n])
+        kappa[:, 0] = 0  # the front does not move
+        state = replace(state, secants=secants, sweeps=state.sweeps + 1)
+        if not state.behind_h.numel():
+            state = replace(state, behind_h=torch.zeros_like(x[:, 0]))
+        columns = [
+            row.nonzero()[:, 0].tolist() if any_ else [0]
+            for row, any_ in zip(nodes.cpu(), nodes.any(1).tolist(), strict=True)
+        ]
+        if state.response is None:
+            new, made = self._step_by_step(state, sweep, h.view_as(sweep.x), kappa, columns), h
+            new = new.to(work).flatten(2)
+        else:
+            new, made = self._solved(state, sweep, x, h, kappa, columns)
+        new = torch.cat([sweep.phi[:, :1].to(work).flatten(2), new[:, 1:]], 1)
+        new = torch.where(new.isfinite().all(2, keepdim=True), new, sweep.phi.to(work).flatten(2))
+        new = new.to(sweep.phi.dtype).view_as(sweep.phi)
+        new = self._settled(sweep, new)
+        residual = (new - sweep.after).flatten(2).double().square().mean(2)
+        return self._accepted(state, sweep, new, residual, made, columns)
+
+    def _predictions(self, state: QuasiNewtonState, sweep: Sweep) -> Tensor:
+        """h at the nodes of the windows: data predictions, or outputs where these do not follow from one."""
+        channels = sweep.x.shape[2]
+        m = sweep.m[:, :, :channels]
+        at = sweep.n.flatten()
+        data = sweep.problem.clean(sweep.x.flatten(0, 1), m.flatten(0, 1), at).view_as(m)
+        return torch.where(spread(state.raw[sweep.n], m), m, data)
+
+    def _solved(
+        self, state: QuasiNewtonState, sweep: Sweep, x: Tensor, h: Tensor, kappa: Tensor, columns: Sequence[list[int]]
+    ) -> tuple[Tensor, Tensor]:
+        """The marched states ``(samples, W, D)``, and the predictions at the nodes as they are there."""
+        response = state.response
+        assert response is not None  # checked by the caller; this is for the type checker
+        device, work = x.device, x.dtype
+        n = sweep.n.cpu()
+        depth = response.own.shape[1]
+        rows = response.of_data(n)
+        of_x, of_m = response.past(n)
+
+        def there(weights: Tensor) -> Tensor:
+            return weights.to(device=device, dtype=work)
+
+        base = there(of_x) @ sweep.states[:, :depth].to(work).flatten(2)
+        if depth > 1:
+            base = base + there(of_m) @ sweep.outputs[:, : depth - 1].to(work).flatten(2)
+        if sweep.z is not None and response.table.stochastic:
+            noise = response.within(n) * response.table.s[n][:, None]
+            base = base + there(noise) @ sweep.z.to(work).flatten(2)
+        most = max(len(c) for c in columns)
+        count, width = n.shape
+        between = np.zeros((count, width, most))
+        before = np.zeros((count, width))
+        behind, lo = state.behind.tolist(), n[:, 0].tolist()
+        for i, own in enumerate(columns):
+            at = n[i].numpy().astype(float)
+            if 0 <= behind[i] < lo[i] and state.spacing[i] > 1:
+                made = cubic(np.concatenate([[behind[i]], at[own]]), at)
+                before[i], between[i, :, : len(own)] = made[:, 0], made[:, 1:]
+            else:
+                between[i, :, : len(own)] = cubic(at[own], at)
+        index = torch.tensor([c + [0] * (most - len(c)) for c in columns])
+        inside = torch.tensor([[1.0] * len(c) + [0.0] * (most - len(c)) for c in columns], dtype=torch.float64)
+        inside[:, 0] = 0  # the front's prediction is the network's
+        weights = rows @ torch.from_numpy(between)
+        base = base + there(rows @ torch.from_numpy(before)[..., None]) @ state.behind_h[:, None].to(work)
+        pick = torch.arange(count)[:, None]
+        entry = (index - 1).clamp(min=0)
+        k = kappa.cpu()[pick, index] * inside
+        system = torch.eye(most, dtype=torch.float64) - k[..., None] * weights[pick, entry]
+        solved, failed = torch.linalg.inv_ex(system)
+        good = (failed == 0) & solved.isfinite().all(-1).all(-1) & (solved.abs().amax((-1, -2)) < 1e4)
+        solved = torch.where(good[:, None, None], solved, torch.eye(most, dtype=torch.float64))
+        pick, index, entry = pick.to(device), index.to(device), entry.to(device)
+        right = h[pick, index] + there(k)[..., None] * (base[pick, entry] - x[pick, index])
+        made = there(solved) @ right
+        states = base + there(weights) @ made
+        out = h.clone()
+        for i, own in enumerate(columns):
+            out[i, own] = made[i, : len(own)]
+        return states, out
+
+    def _step_by_step(
+        self, state: QuasiNewtonState, sweep: Sweep, h: Tensor, kappa: Tensor, columns: Sequence[list[int]]
+    ) -> Tensor:
+        """The march for samplers that are not affine, all of whose nodes up to the last evaluated one are evaluated."""
+        problem, n, depth = sweep.problem, sweep.n, sweep.history
+        x, m = sweep.states.clone(), sweep.outputs.clone()
+        rows = torch.arange(len(n), device=n.device)
+        last = torch.tensor([c[-1] for c in columns], device=n.device)
+        final = estimate(problem, sweep.x[rows, last], sweep.m[rows, last], n[rows, last])
+        channels = x.shape[2]
+        for c in range(n.shape[1]):
+            here = x[:, depth + c]
+            slope = kappa[:, c].to(here.dtype).view(-1, *(1,) * (here.ndim - 1))
+            data = torch.where(spread(c <= last, here), h[:, c].to(here.dtype) + slope * (here - sweep.x[:, c]), final)
+            output = torch.where(spread(state.raw[n[:, c]], data), data, problem.from_data(data, here, n[:, c]))
+            old = m[:, depth + c, :channels]
+            fits = spread((c > 0) & sweep.valid[:, c], old)
+            m[:, depth + c, :channels] = torch.where(fits, output, old)
+            if m.shape[2] > channels and c:
+                known = spread(sweep.evaluated[:, c], old)
+                m[:, depth + c, channels:] = torch.where(
+                    known, m[:, depth + c, channels:], m[:, depth + c - 1, channels:]
+                )
+            z = None if sweep.z is None else sweep.z[:, c : c + 1]
+            part = slice(c, depth + c + 1)
+            x[:, depth + c + 1] = problem.rule.apply(n[:, c : c + 1], x[:, part], m[:, part], z)[:, 0]
+        return x[:, depth + 1 :]
+
+    def _settled(self, sweep: Sweep, new: Tensor) -> Tensor:
+        """Where nothing moves, and in the state after, one step of the sampler itself, without rounding."""
+        still = ((sweep.phi == sweep.after).flatten(2).all(2) & sweep.evaluated).long().cumprod(1)
+        plain = torch.cat([torch.ones_like(still[:, :1]), still[:, :-1]], 1).bool() & sweep.evaluated
+        return torch.where(spread(plain, new), sweep.phi, new)
+
+    def _accepted(
+        self,
+        state: QuasiNewtonState,
+        sweep: Sweep,
+        new: Tensor,
+        residual: Tensor,
+        made: Tensor,
+        columns: Sequence[list[int]],
+    ) -> tuple[Update, QuasiNewtonState]:
+        """What may be accepted, at evaluated nodes if possible; and whether the lattice is too coarse."""
+        wanted = self.tolerance(sweep.problem)
+        scales = state.scales[sweep.n]
+        leading = ((residual / scales <= wanted**2) & sweep.valid).long().cumprod(1).sum(1).tolist()
+        if self.config.error is not None:  # the driver compares with the tolerance of the settings
+            residual = residual * (self.config.tolerance / wanted) ** 2
+        lo, length = sweep.n[:, 0].tolist(), sweep.valid.sum(1).tolist()
+        spacing = state.spacing.tolist()
+        limit, least = [1] * len(lo), [1] * len(lo)
+        behind, behind_h = state.behind.clone(), state.behind_h.clone()
+        for i, own in enumerate(columns):
+            if not length[i]:
+                continue
+            if spacing[i] == 1:
+                limit[i] = len(own)
+                continue
+            limit[i] = _front(own, leading[i], length[i])
+            if limit[i] > 1:  # steps between nodes are to be accepted, if interpolating there is good enough
+                error = left_out(own, spacing[i], made[i, own], limit[i]) or 0.0
+                if error > BETWEEN * wanted:
+                    limit[i] = 0
+                while spacing[i] > 1 and error > BETWEEN * wanted:
+                    spacing[i], error = spacing[i] // 2, error / COARSER
+            if limit[i] == 0 and state.sweeps <= lo[i]:
+                least[i] = 0
+            limit[i] = max(limit[i], least[i])
+            passed = [c for c in own if c < limit[i]]
+            if passed:
+                behind[i], behind_h[i] = lo[i] + passed[-1], made[i, passed[-1]]
+        device = sweep.n.device
+        update = Update(
+            new, residual=residual, limit=torch.tensor(limit, device=device), least=torch.tensor(least, device=device)
+        )
+        return update, replace(
+            state, behind=behind, behind_h=behind_h, spacing=torch.tensor(spacing, device=device, dtype=torch.int64)
+        )
+
+    def tolerance(self, problem: Problem) -> float:
+        """The largest accepted change of a state, over its norm's scale."""
+        return self.config.tolerance if self.config.error is None else STOP * self.config.error * problem.data_std
+
+
+def _prior(state: QuasiNewtonState, n: Tensor, s2: Tensor) -> Tensor:
+    """Slopes of a Gaussian prior, float64 like ``n``, with the variance ``s2`` over the data's."""
+    alpha, sigma = state.alpha[n], state.sigma[n]
+    return alpha * s2 / (sigma.square() + alpha.square() * s2).clamp(min=1e-12)
+
+
+def _front(nodes: list[int], leading: int, length: int) -> int:
+    """How many states to accept so that the front is an evaluated node, or 0.
+
+    Args:
+        nodes: columns of the window that are evaluated. leading: states that have converged. length: of the window.
+    """
+    best = 0
+    for before, node in pairwise(nodes):
+        if node <= leading or (node == before + 1 and before <= leading):
+            best = node
+        else:
+            break
+    last = nodes[-1]
+    if last == length - 1 and (best == last or last == 0):
+        best = length  # one step from an evaluated node
+    return best

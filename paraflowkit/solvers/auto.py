@@ -1,0 +1,156 @@
+"""The solver that needs no settings: it measures what calls cost here and chooses by it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paraflowkit.core.cost import CostCurve
+from paraflowkit.core.interpolation import smooth, usual_spacing
+from paraflowkit.core.problem import Problem
+from paraflowkit.core.quasi_newton import STOP, QuasiNewton, QuasiNewtonState
+from paraflowkit.core.solver import Sweep, Update
+from paraflowkit.core.window import Window, WindowPolicy
+from paraflowkit.solvers.configs import AutoConfig
+
+#: Sweeps that a solve takes however long its window.
+SETTLE = 7.0
+#: Sweeps in which a short window of w nodes passes w of them, on a lattice and on all steps.
+PASS_LATTICE, PASS_ALL = 2.3, 1.2
+#: Share of a window's nodes in a mean call: the first sweep has one, and the last ones have few left.
+FILLED = 0.75
+#: Slower than sequential sampling by less than this share is not slower: clocks are not better.
+MARGIN = 0.02
+#: A solve that is behind sequential sampling by more than this share of it is judged by the pace that it has shown, after
+#: so many sweeps.
+ALLOWED, TRIAL = 0.03, 2
+
+
+@dataclass(frozen=True)
+class AutoState(QuasiNewtonState):
+    """Beside the iteration's state, what was chosen.
+
+    Attributes:
+        size: nodes that are evaluated at once; 1 is sequential sampling. one: seconds of a sequential step.
+        began: clock when the first sweep was asked for; negative before. gave_up: the clock has ended the parallel solve.
+    """
+
+    size: int = 1
+    one: float = 0.0
+    began: float = -1.0
+    gave_up: bool = False
+
+
+class Auto(QuasiNewton[AutoConfig]):
+    """:class:`~paraflowkit.solvers.lattice.Lattice` with a window that suits the devices, or sequential sampling.
+
+    Before the solve, calls of 1, 2, 4, … nodes of all samples are timed for as long as a call of twice the rows takes
+    less than twice as long. The window is the one of the least predicted time, :func:`sweeps` times the cost of a call;
+    where no window beats N calls of one node, the steps are taken one by one. While the solve runs, its clock is compared
+    with what sequential sampling would have taken to come as far: where it is behind, and will stay behind at this pace,
+    the rest is sampled sequentially. With several
+    processes the decisions are the first one's.
+    """
+
+    config_cls = AutoConfig
+    interpolates = True
+    clocked = True
+
+    def spacing(self, problem: Problem) -> int:
+        wanted = self.tolerance(problem)
+        return usual_spacing(problem.steps, wanted / (STOP * problem.data_std)) if wanted and smooth(problem) else 1
+
+    def init(self, problem: Problem) -> AutoState:
+        inner = super().init(problem)
+        size, one = self._choose(problem, int(inner.spacing[0]))
+        given = {field.name: getattr(inner, field.name) for field in fields(inner)}
+        if size == 1:
+            given |= {"spacing": torch.ones_like(inner.spacing), "stretch": 1}
+        return AutoState(**given, size=size, one=one, began=time.perf_counter())
+
+    def window(self, state: QuasiNewtonState, policy: WindowPolicy[Any]) -> WindowPolicy[Any]:
+        assert isinstance(state, AutoState)  # it is made by init
+        return Chosen(state.size)
+
+    def _choose(self, problem: Problem, spacing: int) -> tuple[int, float]:
+        """Nodes to evaluate at once, and seconds of a call with one node of each sample."""
+        samples, steps = len(problem.x0), problem.steps
+        nodes = -(-steps // spacing)
+        counts = [samples]
+        seconds: dict[int, float] = {}
+        while True:
+            at = counts[-1]
+            curve = CostCurve.measure(problem, [at], repeat=2)
+            mine = torch.tensor([curve.seconds[0]], dtype=torch.float64, device=problem.x0.device)
+            seconds[at // samples] = float(problem.agree(mine)[0])
+            longer = seconds.get(at // samples // 2)
+            if at // samples >= min(self.config.most, nodes):
+                break
+            if longer is not None and seconds[at // samples] > 1.9 * longer:
+                break  # from here on more rows only take longer
+            counts.append(2 * at)
+        one = seconds[1]
+        curve = CostCurve(tuple(seconds), tuple(seconds.values()))
+        times = {size: sweeps(nodes / size, spacing) * curve(max(1.0, FILLED * size)) for size in seconds if size > 1}
+        best = min(times, key=lambda size: times[size], default=1)
+        return (best, one) if times and times[best] < (1 - MARGIN) * steps * one else (1, one)
+
+    def select(self, state: QuasiNewtonState, n: Tensor, valid: Tensor) -> Tensor:
+        assert isinstance(state, AutoState)  # it is made by init
+        if not state.gave_up:
+            return super().select(state, n, valid)
+        front = torch.zeros_like(valid)
+        front[:, 0] = valid[:, 0]
+        return front
+
+    def sweep(self, state: QuasiNewtonState, sweep: Sweep) -> tuple[Update, QuasiNewtonState]:
+        assert isinstance(state, AutoState)  # it is made by init
+        if state.size == 1 or state.gave_up:
+            new = torch.cat([sweep.phi[:, :1], sweep.after[:, 1:]], 1)
+            return Update(new, limit=torch.ones_like(sweep.n[:, 0])), state
+        update, made = super().sweep(state, sweep)
+        assert isinstance(made, AutoState)  # replace keeps the class
+        return update, replace(made, gave_up=self._behind(made, sweep, update))
+
+    def _behind(self, state: AutoState, sweep: Sweep, update: Update) -> bool:
+        """Whether sampling the rest sequentially is faster than going on, by the clock."""
+        steps = sweep.problem.steps
+        lo = torch.where(sweep.valid[:, 0], sweep.n[:, 0], steps).double()
+        done = float(lo.mean())
+        elapsed = time.perf_counter() - state.began
+        each = elapsed / state.sweeps
+        lost, left = elapsed - done * state.one, steps - done
+        gap = int(state.spacing.min())
+        more = (PASS_ALL if gap == 1 else PASS_LATTICE) * left / (state.size * gap) + 1
+        if state.sweeps > TRIAL and lost > ALLOWED * steps * state.one:
+            more = max(more, left * state.sweeps / max(done, 1.0))
+        mine = torch.tensor([each * more > left * state.one * (1 + MARGIN)], device=sweep.n.device)
+        return bool(sweep.problem.agree(mine)[0])
+
+
+def sweeps(windows: float, spacing: int) -> float:
+    """About how many sweeps a solve takes whose nodes fill a window ``windows`` times."""
+    passes = (PASS_ALL if spacing == 1 else PASS_LATTICE) * windows
+    return (SETTLE**3 + passes**3) ** (1 / 3)
+
+
+class Chosen(WindowPolicy[Any]):
+    """The window that the solver has chosen: so many nodes at once."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(None)
+        self.size = size
+
+    def limit(self, steps: int) -> int:
+        return min(self.size, steps)
+
+    def initial(self, steps: int) -> Window:
+        return Window(0, self.limit(steps))
+
+    def advance(self, window: Window, stride: int, steps: int) -> Window:
+        lo = window.lo + stride
+        return Window(lo, min(lo + self.size, steps))
