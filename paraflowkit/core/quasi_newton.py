@@ -1,11 +1,11 @@
 """Scalar quasi-Newton iteration in data-prediction space, shared by the solvers ``secant`` and ``lattice``.
 
 A sweep marches the unchanged sampler through the surrogate ``ĥ_n(x) = h_n + κ_n (x - x°_n)`` of the data prediction,
-h_n being the network's at x°_n and κ_n a secant slope. Where only a lattice of nodes is evaluated, the predictions between
-are interpolated in time from those of the nodes as they will be at the new states. For an affine sampler all of this is
-one linear system of as many unknowns as there are evaluated nodes, with the same matrix for every component of the
-state: with H the predictions at the nodes, B the interpolation, R the response of the states to the predictions at all
-steps, and M the rows of R B for the states at the nodes::
+h_n being the network's at x°_n and κ_n a secant slope. Where only a lattice of nodes is evaluated, the predictions
+between are interpolated in time from those of the nodes as they will be at the new states. For an affine sampler all of
+this is one linear system of as many unknowns as there are evaluated nodes, with the same matrix for every component of
+the state: with H the predictions at the nodes, B the interpolation, R the response of the states to the predictions at
+all steps, and M the rows of R B for the states at the nodes::
 
     states = base + R B H,   H = h + diag(κ) (base + M H - x°)   =>   H = (I - diag(κ) M)⁻¹ (h + diag(κ) (base - x°))
 """
@@ -89,9 +89,7 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
         affine = isinstance(problem.rule, StepTable) and problem.output_shape == tuple(problem.x0.shape[1:])
         response = Response.of(problem) if affine else None
         alpha, sigma = (v[:-1].double().cpu() for v in (problem.nodes.alpha, problem.nodes.sigma))
-        raw = (
-            torch.from_numpy(problem.held[1] == 0) if not problem.nominal else torch.ones(len(alpha), dtype=torch.bool)
-        )
+        raw = torch.from_numpy(problem.held[1] == 0) | problem.nominal
         high = torch.where(raw, 0.0, HIGHEST / alpha.clamp(min=1 / 3))
         gap = self.spacing(problem)
         spacing = torch.full((count,), gap, dtype=torch.int64, device=device)
@@ -133,10 +131,7 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
         state = replace(state, secants=secants, sweeps=state.sweeps + 1)
         if not state.behind_h.numel():
             state = replace(state, behind_h=torch.zeros_like(x[:, 0]))
-        columns = [
-            row.nonzero()[:, 0].tolist() if any_ else [0]
-            for row, any_ in zip(nodes.cpu(), nodes.any(1).tolist(), strict=True)
-        ]
+        columns = [row.nonzero()[:, 0].tolist() or [0] for row in nodes.cpu()]
         if state.response is None:
             new, made = self._step_by_step(state, sweep, h.view_as(sweep.x), kappa, columns), h
             new = new.to(work).flatten(2)
@@ -230,10 +225,8 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
             fits = spread((c > 0) & sweep.valid[:, c], old)
             m[:, depth + c, :channels] = torch.where(fits, output, old)
             if m.shape[2] > channels and c:
-                known = spread(sweep.evaluated[:, c], old)
-                m[:, depth + c, channels:] = torch.where(
-                    known, m[:, depth + c, channels:], m[:, depth + c - 1, channels:]
-                )
+                known, at = spread(sweep.evaluated[:, c], old), depth + c  # else the latest variance is the best guess
+                m[:, at, channels:] = torch.where(known, m[:, at, channels:], m[:, at - 1, channels:])
             z = None if sweep.z is None else sweep.z[:, c : c + 1]
             part = slice(c, depth + c + 1)
             x[:, depth + c + 1] = problem.rule.apply(n[:, c : c + 1], x[:, part], m[:, part], z)[:, 0]

@@ -21,8 +21,8 @@ class Response:
         x[n+1] = sum_i A[n, i] x[i] + sum_i B[n, i] h[i] + s[n] z[n],   A[n, i] = a[n, n-i] + b[n, n-i] p_i,
                                                                        B[n, i] = b[n, n-i] q_i
 
-    so states are ``T (B h + what the past and the noise add)`` with T = (I - L)⁻¹, L being A on the states after node 0.
-    T of a window is the same rows and columns of T, because the system is triangular.
+    so states are ``T (B h + what the past and the noise add)`` with T = (I - L)⁻¹, L being A on the states after node
+    0. T of a window is the same rows and columns of T, because the system is triangular.
 
     Attributes:
         own, data: float64 ``(N, K)``, A and B by how far they look back. table: of the sampler.

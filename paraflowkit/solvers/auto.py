@@ -25,8 +25,8 @@ PASS_LATTICE, PASS_ALL = 2.3, 1.2
 FILLED = 0.75
 #: Slower than sequential sampling by less than this share is not slower: clocks are not better.
 MARGIN = 0.02
-#: A solve that is behind sequential sampling by more than this share of it is judged by the pace that it has shown, after
-#: so many sweeps.
+#: A solve that is behind sequential sampling by more than this share of it is judged by the pace that it has shown,
+#: after so many sweeps.
 ALLOWED, TRIAL = 0.03, 2
 
 
@@ -36,7 +36,7 @@ class AutoState(QuasiNewtonState):
 
     Attributes:
         size: nodes that are evaluated at once; 1 is sequential sampling. one: seconds of a sequential step.
-        began: clock when the first sweep was asked for; negative before. gave_up: the clock has ended the parallel solve.
+        began: clock when the solve began. gave_up: the clock has ended the parallel solve.
     """
 
     size: int = 1
@@ -49,11 +49,11 @@ class Auto(QuasiNewton[AutoConfig]):
     """:class:`~paraflowkit.solvers.lattice.Lattice` with a window that suits the devices, or sequential sampling.
 
     Before the solve, calls of 1, 2, 4, … nodes of all samples are timed for as long as a call of twice the rows takes
-    less than twice as long. The window is the one of the least predicted time, :func:`sweeps` times the cost of a call;
-    where no window beats N calls of one node, the steps are taken one by one. While the solve runs, its clock is compared
-    with what sequential sampling would have taken to come as far: where it is behind, and will stay behind at this pace,
-    the rest is sampled sequentially. With several
-    processes the decisions are the first one's.
+    less than twice as long. The window is the one of the least predicted time, :func:`sweeps` times the cost of a
+    call; where no window beats N calls of one node, the steps are taken one by one. While the solve runs, its clock is
+    compared with what sequential sampling would have taken to come as far: where it will stay behind at this pace, the
+    rest is sampled sequentially. The run's window policy has no say. With several processes the decisions are the first
+    one's.
     """
 
     config_cls = AutoConfig

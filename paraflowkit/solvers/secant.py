@@ -10,9 +10,9 @@ class Secant(QuasiNewton[SecantConfig]):
     """The march whose surrogate is the network's last data prediction, corrected along the state by a scalar slope.
 
     ``ĥ_n(x) = h_n + κ_n (x - x°_n)``, κ_n being the secant of the node's last two evaluations pooled with its
-    neighbours', and a Gaussian prior's slope before there are two. Picard iteration is κ = 1 on a flow, Jacobi iteration
-    κ = 0. Beyond the evaluated nodes the last of the corrected predictions is held, at once. Any sampler, of any history,
-    deterministic or not; for affine ones a sweep is one small linear system.
+    neighbours', and a Gaussian prior's slope before there are two. Picard iteration is κ = 1 on a flow, Jacobi
+    iteration κ = 0. Beyond the evaluated nodes the last of the corrected predictions is held, at once. Any sampler, of
+    any history, deterministic or not; for affine ones a sweep is one small linear system.
 
     The idea of Newton's method over all steps, with a full or diagonal Jacobian in place of a scalar, is that of
 
@@ -20,7 +20,7 @@ class Secant(QuasiNewton[SecantConfig]):
 
         @inproceedings{danieli2023deeppcr,
           title     = {DeepPCR: Parallelizing Sequential Operations in Neural Networks},
-          author    = {Danieli, Federico and Sarabia, Miguel and Suau, Xavier and Rodr{\\'i}guez, Pau and Zappella, Luca},
+          author    = {Danieli, Federico and Sarabia, Miguel and Suau, Xavier and others},
           booktitle = {Advances in Neural Information Processing Systems},
           year      = {2023}
         }

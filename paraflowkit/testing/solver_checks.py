@@ -213,8 +213,10 @@ def _looser(solver: AnySolver) -> list[AnySolver]:
 
 @check("solver")
 def check_accepts_evaluated(solver: AnySolver) -> None:
-    """Only states that an evaluated step has made are accepted, unless the solver says that it interpolates; at tolerance 0
-    each was itself evaluated as it is."""
+    """Only states that an evaluated step has made are accepted, unless the solver says that it interpolates.
+
+    At tolerance 0 each was itself evaluated as it is.
+    """
     beyond = (
         "Update.limit goes beyond the leading nodes that are evaluated: leave it None, or count sweep.evaluated from "
         "the front"
