@@ -133,6 +133,16 @@ class Buffers:
         scale = float(torch.hypot(nodes.alpha[node] * self.problem.data_std, nodes.sigma[node]))
         return draw(self.problem.seeds[sample], -1 - node, tuple(self.x.shape[2:])) * scale
 
+    def fill(self, outputs: Tensor, where: Tensor) -> None:
+        """Give nodes of the windows that the network has never seen these outputs.
+
+        Args:
+            outputs: ``(samples, width, *output_shape)``. where: bool ``(samples, width)``; other nodes are left.
+        """
+        h = self.history
+        fill = where & ~self.seen[:, h:] & outputs.flatten(2).isfinite().all(2)
+        self.m[:, h:] = torch.where(spread(fill, outputs), outputs.to(self.m.dtype), self.m[:, h:])
+
     def hold(self, data: Tensor, where: Tensor) -> None:
         """Give nodes that the network has never seen an output, for steps that look back at them: the estimate's.
 

@@ -188,7 +188,10 @@ def solve(
                     finish(i, Result.NONFINITE)
             unseen = stride > made
             if h and bool(unseen.any()):  # accepted unseen: later steps look back at them all the same
-                run.hold(run.estimates(evaluated) if data is None else data, unseen[:, None])
+                if update.outputs is None:
+                    run.hold(run.estimates(evaluated) if data is None else data, unseen[:, None])
+                else:
+                    run.fill(update.outputs, (offsets < stride[:, None]) & unseen[:, None])
             strides = stride.tolist()
             if run.trajectory is not None:
                 for i, length in enumerate(strides):

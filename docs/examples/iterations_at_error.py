@@ -8,6 +8,8 @@ search ends when the bracket is within a factor of 1.3, or when the error is bet
     python docs/examples/iterations_at_error.py --cells steps --out rows.jsonl
     python docs/examples/iterations_table.py rows.jsonl
 
+``--cells method`` are those of the page on the quasi-Newton solvers.
+
 With ``--out`` every row is appended to a file as soon as it is measured, and rows that the file holds are not measured
 again. A solver is named with settings as ``parataa,order=4``; by default all that are installed are compared. A window
 of w means w evaluated steps: ParaSolver-Turbo takes w as its degree and 3 w as its window, as its paper does. Solvers
@@ -78,6 +80,14 @@ def cells(preset: str) -> list[Cell]:
         "vp": [Cell(vp, s, n, 3.0, w) for s, n in (("ddim", 50), ("ddpm", 200), ("ddpm", 1000)) for w in (8, 16)],
         "windows": [Cell(*flow, n, g, w) for n, g in pairs for w in (16, n)],
     }
+    known["method"] = [
+        *known["lead"],
+        Cell(*flow, 100, 3.0, 8),
+        Cell(*flow, 50, 7.5, 16),
+        Cell(vp, "ddim", 50, 3.0, 16),
+        *(Cell(*flow, 50, 3.0, w) for w in (16, 50)),
+        Cell(vp, "ddpm", 200, 3.0, 32),
+    ]
     known["all"] = known["steps"] + known["vp"] + known["windows"]
     return known[preset]
 
@@ -196,7 +206,7 @@ def machine() -> str:
 def main(arguments: list[str] | None = None) -> list[Row]:
     installed = [name for name in registry.names("solver") if name != "sequential"]
     parser = argparse.ArgumentParser(description="Iterations of every solver at an equal final error.")
-    parser.add_argument("--cells", choices=["smoke", "lead", "steps", "windows", "vp", "all"], default="lead")
+    parser.add_argument("--cells", choices=["smoke", "lead", "steps", "windows", "vp", "method", "all"], default="lead")
     parser.add_argument("--solvers", nargs="*", default=installed, help="name,key=value,…; by default all installed")
     parser.add_argument("--errors", nargs="+", type=float, default=[1e-2, 1e-3], help="mean relative RMSE")
     parser.add_argument("--samples", type=int, default=32)

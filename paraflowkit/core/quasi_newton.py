@@ -37,7 +37,8 @@ class QuasiNewtonState:
     """Of a solve.
 
     Attributes:
-        response: of an affine sampler, else None. scales: float64 ``(N,)``, of the tolerance of each new state.
+        response: of an affine sampler, else None. scales: float64 ``(N,)``, of the tolerance of each new state;
+            norms: of the driver's.
         alpha, sigma: float64 ``(N,)``, levels of the nodes, sigma over the data's deviation. high: the largest slopes.
         raw: bool ``(N,)``, nodes at which the output itself is what is extrapolated.
         secants: of the windows; None before the first sweep.
@@ -48,6 +49,7 @@ class QuasiNewtonState:
 
     response: Response | None
     scales: Tensor
+    norms: Tensor
     alpha: Tensor
     sigma: Tensor
     high: Tensor
@@ -66,8 +68,8 @@ LOWEST, HIGHEST = -0.5, 1.5
 #: The tolerance over the wanted error of the final sample, so that 95 % of the samples of docs/data/stopping.md are
 #: nearer to the sequential ones than was asked.
 STOP = 0.78
-#: The largest error of an interpolated prediction, over the tolerance, at which a lattice is fine enough.
-BETWEEN = 4.5
+#: The largest error that interpolated predictions may put into a state, over the tolerance; else the lattice is finer.
+BETWEEN = 1.0
 #: A node that was evaluated once has the slope of a Gaussian prior, α s² / (σ² + α² s²), with this s² over the data's
 #: variance: at the front, and from REACH of all steps before it on. Near the front the slope is too large for a single
 #: correction on purpose: what moved the states upstream in this sweep moves them on in the next.
@@ -95,6 +97,7 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
         spacing = torch.full((count,), gap, dtype=torch.int64, device=device)
         return QuasiNewtonState(
             response,
+            self._scales(problem).to(device),
             tolerance_scales(self.config.norm, problem.nodes).to(device),
             torch.where(raw, 0.0, alpha).to(device),
             (sigma / problem.data_std).to(device),
@@ -133,16 +136,16 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
             state = replace(state, behind_h=torch.zeros_like(x[:, 0]))
         columns = [row.nonzero()[:, 0].tolist() or [0] for row in nodes.cpu()]
         if state.response is None:
-            new, made = self._step_by_step(state, sweep, h.view_as(sweep.x), kappa, columns), h
+            new, made, rows = self._step_by_step(state, sweep, h.view_as(sweep.x), kappa, columns), h, None
             new = new.to(work).flatten(2)
         else:
-            new, made = self._solved(state, sweep, x, h, kappa, columns)
+            new, made, rows = self._solved(state, sweep, x, h, kappa, columns)
         new = torch.cat([sweep.phi[:, :1].to(work).flatten(2), new[:, 1:]], 1)
         new = torch.where(new.isfinite().all(2, keepdim=True), new, sweep.phi.to(work).flatten(2))
         new = new.to(sweep.phi.dtype).view_as(sweep.phi)
         new = self._settled(sweep, new)
         residual = (new - sweep.after).flatten(2).double().square().mean(2)
-        return self._accepted(state, sweep, new, residual, made, columns)
+        return self._accepted(state, sweep, new, residual, made, columns, rows)
 
     def _predictions(self, state: QuasiNewtonState, sweep: Sweep) -> Tensor:
         """h at the nodes of the windows: data predictions, or outputs where these do not follow from one."""
@@ -154,8 +157,9 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
 
     def _solved(
         self, state: QuasiNewtonState, sweep: Sweep, x: Tensor, h: Tensor, kappa: Tensor, columns: Sequence[list[int]]
-    ) -> tuple[Tensor, Tensor]:
-        """The marched states ``(samples, W, D)``, and the predictions at the nodes as they are there."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The marched states ``(samples, W, D)``, the predictions there (at evaluated nodes alone, where s = 1), and the
+        derivatives of the states by the predictions, float64 ``(samples, W, W)`` on the CPU."""
         response = state.response
         assert response is not None  # checked by the caller; this is for the type checker
         device, work = x.device, x.dtype
@@ -188,8 +192,9 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
         index = torch.tensor([c + [0] * (most - len(c)) for c in columns])
         inside = torch.tensor([[1.0] * len(c) + [0.0] * (most - len(c)) for c in columns], dtype=torch.float64)
         inside[:, 0] = 0  # the front's prediction is the network's
-        weights = rows @ torch.from_numpy(between)
-        base = base + there(rows @ torch.from_numpy(before)[..., None]) @ state.behind_h[:, None].to(work)
+        between_, before_ = torch.from_numpy(between), torch.from_numpy(before)[..., None]
+        weights = rows @ between_
+        base = base + there(rows @ before_) @ state.behind_h[:, None].to(work)
         pick = torch.arange(count)[:, None]
         entry = (index - 1).clamp(min=0)
         k = kappa.cpu()[pick, index] * inside
@@ -202,9 +207,11 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
         made = there(solved) @ right
         states = base + there(weights) @ made
         out = h.clone()
+        if int(state.spacing.max()) > 1:
+            return states, there(between_) @ made + there(before_) * state.behind_h[:, None].to(work), rows
         for i, own in enumerate(columns):
             out[i, own] = made[i, : len(own)]
-        return states, out
+        return states, out, rows
 
     def _step_by_step(
         self, state: QuasiNewtonState, sweep: Sweep, h: Tensor, kappa: Tensor, columns: Sequence[list[int]]
@@ -246,13 +253,14 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
         residual: Tensor,
         made: Tensor,
         columns: Sequence[list[int]],
+        rows: Tensor | None,
     ) -> tuple[Update, QuasiNewtonState]:
         """What may be accepted, at evaluated nodes if possible; and whether the lattice is too coarse."""
         wanted = self.tolerance(sweep.problem)
         scales = state.scales[sweep.n]
         leading = ((residual / scales <= wanted**2) & sweep.valid).long().cumprod(1).sum(1).tolist()
-        if self.config.error is not None:  # the driver compares with the tolerance of the settings
-            residual = residual * (self.config.tolerance / wanted) ** 2
+        if self.config.error is not None:  # the driver compares with the tolerance of the settings, in its own norm
+            residual = residual * (self.config.tolerance / wanted) ** 2 * state.norms[sweep.n] / scales
         lo, length = sweep.n[:, 0].tolist(), sweep.valid.sum(1).tolist()
         spacing = state.spacing.tolist()
         limit, least = [1] * len(lo), [1] * len(lo)
@@ -264,11 +272,14 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
                 limit[i] = len(own)
                 continue
             limit[i] = _front(own, leading[i], length[i])
-            if limit[i] > 1:  # steps between nodes are to be accepted, if interpolating there is good enough
+            inner = sorted(set(range(limit[i])) - set(own))
+            if inner and rows is not None:  # steps between nodes are accepted if interpolating there is good enough
                 error = left_out(own, spacing[i], made[i, own], limit[i]) or 0.0
-                if error > BETWEEN * wanted:
+                error *= float(rows[i, limit[i] - 1, inner].abs().sum())  # what it does to the last of these states
+                most = BETWEEN * wanted * float(scales[i, limit[i] - 1]) ** 0.5
+                if error > most:
                     limit[i] = 0
-                while spacing[i] > 1 and error > BETWEEN * wanted:
+                while spacing[i] > 1 and error > most:
                     spacing[i], error = spacing[i] // 2, error / COARSER
             if limit[i] == 0 and state.sweeps <= lo[i]:
                 least[i] = 0
@@ -278,11 +289,28 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
                 behind[i], behind_h[i] = lo[i] + passed[-1], made[i, passed[-1]]
         device = sweep.n.device
         update = Update(
-            new, residual=residual, limit=torch.tensor(limit, device=device), least=torch.tensor(least, device=device)
+            new,
+            residual=residual,
+            limit=torch.tensor(limit, device=device),
+            least=torch.tensor(least, device=device),
+            outputs=self._outputs(sweep, new, made) if max(spacing) > 1 and sweep.history else None,
         )
         return update, replace(
             state, behind=behind, behind_h=behind_h, spacing=torch.tensor(spacing, device=device, dtype=torch.int64)
         )
+
+    def _outputs(self, sweep: Sweep, new: Tensor, made: Tensor) -> Tensor:
+        """What the predictions at all steps of the windows are as outputs."""
+        x = torch.cat([sweep.x[:, :1], new[:, :-1]], 1)
+        data = made.to(x.dtype).view_as(x).flatten(0, 1)
+        return sweep.problem.from_data(data, x.flatten(0, 1), sweep.n.flatten()).view_as(x)
+
+    def _scales(self, problem: Problem) -> Tensor:
+        """Of the tolerance: the norm's, or for a wanted error the states' variance over the data's, at least 1."""
+        if self.config.error is None or problem.nominal:
+            return tolerance_scales(self.config.norm, problem.nodes)
+        alpha, sigma = problem.nodes.alpha[1:], problem.nodes.sigma[1:] / problem.data_std
+        return (alpha.square() + sigma.square()).clamp(min=1.0)
 
     def tolerance(self, problem: Problem) -> float:
         """The largest accepted change of a state, over its norm's scale."""

@@ -74,12 +74,15 @@ class Update:
             which is exact, is always accepted.
         least: int64 ``(samples,)``, the fewest states that must be accepted now, 1 by default: the first is exact. With
             0 the front may wait, as long as N sweeps still suffice.
+        outputs: ``(samples, width, *output_shape)``, for steps that look back at nodes that are accepted though they
+            were never evaluated; by default those of the last evaluated node's data prediction.
     """
 
     states: Tensor
     residual: Tensor | None = None
     limit: Tensor | None = None
     least: Tensor | None = None
+    outputs: Tensor | None = None
 
 
 class ParallelSolver(ABC, Generic[SolverConfigT, StateT]):

@@ -26,8 +26,8 @@ FILLED = 0.75
 #: Slower than sequential sampling by less than this share is not slower: clocks are not better.
 MARGIN = 0.02
 #: A solve that is behind sequential sampling by more than this share of it is judged by the pace that it has shown,
-#: after so many sweeps.
-ALLOWED, TRIAL = 0.03, 2
+#: after so many sweeps; where another sweep could leave it behind by more than the last share, it ends at once.
+ALLOWED, TRIAL, MOST = 0.03, 2, 0.05
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,14 @@ class AutoState(QuasiNewtonState):
     """Beside the iteration's state, what was chosen.
 
     Attributes:
-        size: nodes that are evaluated at once; 1 is sequential sampling. one: seconds of a sequential step.
+        size: nodes that are evaluated at once; 1 is sequential sampling. one, full: seconds of a sequential step and of
+            a call with so many nodes.
         began: clock when the solve began. gave_up: the clock has ended the parallel solve.
     """
 
     size: int = 1
     one: float = 0.0
+    full: float = 0.0
     began: float = -1.0
     gave_up: bool = False
 
@@ -66,22 +68,23 @@ class Auto(QuasiNewton[AutoConfig]):
 
     def init(self, problem: Problem) -> AutoState:
         inner = super().init(problem)
-        size, one = self._choose(problem, int(inner.spacing[0]))
+        size, one, full = self._choose(problem, int(inner.spacing[0]))
         given = {field.name: getattr(inner, field.name) for field in fields(inner)}
         if size == 1:
             given |= {"spacing": torch.ones_like(inner.spacing), "stretch": 1}
-        return AutoState(**given, size=size, one=one, began=time.perf_counter())
+        return AutoState(**given, size=size, one=one, full=full, began=time.perf_counter())
 
     def window(self, state: QuasiNewtonState, policy: WindowPolicy[Any]) -> WindowPolicy[Any]:
         assert isinstance(state, AutoState)  # it is made by init
         return Chosen(state.size)
 
-    def _choose(self, problem: Problem, spacing: int) -> tuple[int, float]:
-        """Nodes to evaluate at once, and seconds of a call with one node of each sample."""
+    def _choose(self, problem: Problem, spacing: int) -> tuple[int, float, float]:
+        """Nodes to evaluate at once, and seconds of a call with one node of each sample and with so many."""
         samples, steps = len(problem.x0), problem.steps
         nodes = -(-steps // spacing)
         counts = [samples]
         seconds: dict[int, float] = {}
+        dearest = 1 + MOST * steps  # sequential steps that a sweep may take: one that wins a single step loses the rest
         while True:
             at = counts[-1]
             curve = CostCurve.measure(problem, [at], repeat=2)
@@ -92,12 +95,17 @@ class Auto(QuasiNewton[AutoConfig]):
                 break
             if longer is not None and seconds[at // samples] > 1.9 * longer:
                 break  # from here on more rows only take longer
+            if seconds[at // samples] > dearest * seconds[1]:
+                break
             counts.append(2 * at)
         one = seconds[1]
         curve = CostCurve(tuple(seconds), tuple(seconds.values()))
-        times = {size: sweeps(nodes / size, spacing) * curve(max(1.0, FILLED * size)) for size in seconds if size > 1}
+        sizes = [size for size, full in seconds.items() if size > 1 and full <= dearest * one]
+        times = {size: sweeps(nodes / size, spacing) * curve(max(1.0, FILLED * size)) for size in sizes}
         best = min(times, key=lambda size: times[size], default=1)
-        return (best, one) if times and times[best] < (1 - MARGIN) * steps * one else (1, one)
+        if not times or times[best] >= (1 - MARGIN) * steps * one:
+            best = 1
+        return best, one, seconds[best]
 
     def select(self, state: QuasiNewtonState, n: Tensor, valid: Tensor) -> Tensor:
         assert isinstance(state, AutoState)  # it is made by init
@@ -119,16 +127,22 @@ class Auto(QuasiNewton[AutoConfig]):
     def _behind(self, state: AutoState, sweep: Sweep, update: Update) -> bool:
         """Whether sampling the rest sequentially is faster than going on, by the clock."""
         steps = sweep.problem.steps
-        lo = torch.where(sweep.valid[:, 0], sweep.n[:, 0], steps).double()
-        done = float(lo.mean())
+        assert update.residual is not None and update.limit is not None and update.least is not None
+        close = (update.residual / state.norms[sweep.n] <= self.config.tolerance**2) & sweep.valid
+        stride = torch.maximum(torch.minimum(close.long().cumprod(1).sum(1) + 1, update.limit), update.least)
+        # The slowest sample ends the solve, at whatever the calls for it alone cost.
+        done = float(torch.where(sweep.valid[:, 0], sweep.n[:, 0] + stride, steps).min())
         elapsed = time.perf_counter() - state.began
         each = elapsed / state.sweeps
-        lost, left = elapsed - done * state.one, steps - done
+        left = steps - done
         gap = int(state.spacing.min())
         more = (PASS_ALL if gap == 1 else PASS_LATTICE) * left / (state.size * gap) + 1
-        if state.sweeps > TRIAL and lost > ALLOWED * steps * state.one:
+        if state.sweeps > TRIAL and elapsed - done * state.one > ALLOWED * steps * state.one:
             more = max(more, left * state.sweeps / max(done, 1.0))
-        mine = torch.tensor([each * more > left * state.one * (1 + MARGIN)], device=sweep.n.device)
+        slower = each * more > left * state.one * (1 + MARGIN)
+        won = 1 if done <= state.sweeps else 0  # by the next sweep, at least: a front that is ahead may wait
+        risky = elapsed + state.full - (done + won) * state.one > MOST * steps * state.one
+        mine = torch.tensor([slower or risky], device=sweep.n.device)
         return bool(sweep.problem.agree(mine)[0])
 
 
