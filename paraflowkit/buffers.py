@@ -31,7 +31,8 @@ class Buffers:
         shape = tuple(x0.shape[1:])
         self.x = x0[:, None].expand(count, self.history + width + 1, *shape).clone()
         self.m = x0.new_zeros(count, self.history + width, *problem.output_shape)
-        #: Nodes whose output is the network's at their present state; ``seen``: at this state or an earlier one.
+        #: Nodes whose output is the network's at their present state; ``seen``: at this state or an earlier one, or one
+        #: that the solver has filled in.
         self.known = torch.zeros(count, self.history + width, dtype=torch.bool, device=x0.device)
         self.seen = torch.zeros_like(self.known)
         self.z = torch.zeros_like(self.x[:, : width if problem.rule.stochastic else 0])
@@ -142,6 +143,7 @@ class Buffers:
         h = self.history
         fill = where & ~self.seen[:, h:] & outputs.flatten(2).isfinite().all(2)
         self.m[:, h:] = torch.where(spread(fill, outputs), outputs.to(self.m.dtype), self.m[:, h:])
+        self.seen[:, h:] |= fill  # else the next guess would take them for empty
 
     def hold(self, data: Tensor, where: Tensor) -> None:
         """Give nodes that the network has never seen an output, for steps that look back at them: the estimate's.

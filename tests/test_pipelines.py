@@ -53,7 +53,7 @@ FAST = [
     ("StableDiffusionPipeline", "stable_diffusion"),
     ("StableDiffusionPipeline EulerAncestral", "stable_diffusion"),
     ("StableDiffusionControlNetPipeline two ControlNets", "controls"),
-    ("StableDiffusionInpaintPipeline 4 channels", "stable_diffusion_tasks"),
+    ("StableDiffusionInpaintPipeline 4 channels", "stable_diffusion"),
     ("StableDiffusionPAGPipeline", "controls"),
     ("ZImagePipeline", "z_image"),
     ("WanPipeline two", "wan"),

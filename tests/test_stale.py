@@ -36,6 +36,12 @@ def test_iterations_at_an_equal_error(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == (DATA / "iterations_at_error.md").read_text()
 
 
+def test_the_table_of_the_quasi_newton_page(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
+    example("method_table")["main"](DATA / "iterations_at_error.jsonl")
+    assert capsys.readouterr().out == (DATA / "quasi_newton.md").read_text()
+
+
 def test_the_table_of_the_benchmarks_page() -> None:
     rows = [json.loads(line) for line in (DATA / "iterations_at_error.jsonl").read_text().splitlines()]
     own = {

@@ -204,7 +204,7 @@ def machine() -> str:
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
-    installed = [name for name in registry.names("solver") if name != "sequential"]
+    installed = [name for name in registry.names("solver") if name not in ("sequential", "auto")]
     parser = argparse.ArgumentParser(description="Iterations of every solver at an equal final error.")
     parser.add_argument("--cells", choices=["smoke", "lead", "steps", "windows", "vp", "method", "all"], default="lead")
     parser.add_argument("--solvers", nargs="*", default=installed, help="name,key=value,…; by default all installed")

@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 
 from paraflowkit.core.config import QuasiNewtonConfig
-from paraflowkit.core.interpolation import COARSER, cubic, left_out
+from paraflowkit.core.interpolation import COARSER, cubic, left_out, usual_spacing
 from paraflowkit.core.march import estimate, spread
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.response import Response
 from paraflowkit.core.secants import Secants
 from paraflowkit.core.solver import ParallelSolver, Sweep, Update
+from paraflowkit.core.surrogate import SecantLine
 from paraflowkit.norms import tolerance_scales
 from paraflowkit.table import StepTable
 
@@ -85,6 +86,12 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
 
     def stretch(self, state: QuasiNewtonState) -> int:
         return state.stretch
+
+    def surrogate(self) -> SecantLine:
+        """Raises ValueError for a wanted error, which nobody can hold against a pipeline's unknown data."""
+        if self.config.error is not None:
+            raise ValueError("'error' needs a model whose data are known, which a pipeline is not: give a 'tolerance'")
+        return SecantLine(entering="held" if self.config.entering == "clean_estimate" else "constant")
 
     def init(self, problem: Problem) -> QuasiNewtonState:
         device, count = problem.x0.device, len(problem.x0)
@@ -158,7 +165,7 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
     def _solved(
         self, state: QuasiNewtonState, sweep: Sweep, x: Tensor, h: Tensor, kappa: Tensor, columns: Sequence[list[int]]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The marched states ``(samples, W, D)``, the predictions there (at evaluated nodes alone, where s = 1), and the
+        """The marched states ``(samples, W, D)``, the predictions there (at evaluated nodes alone where s = 1), and the
         derivatives of the states by the predictions, float64 ``(samples, W, W)`` on the CPU."""
         response = state.response
         assert response is not None  # checked by the caller; this is for the type checker
@@ -262,7 +269,7 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
         if self.config.error is not None:  # the driver compares with the tolerance of the settings, in its own norm
             residual = residual * (self.config.tolerance / wanted) ** 2 * state.norms[sweep.n] / scales
         lo, length = sweep.n[:, 0].tolist(), sweep.valid.sum(1).tolist()
-        spacing = state.spacing.tolist()
+        spacing, usual = state.spacing.tolist(), self.usual(sweep.problem)
         limit, least = [1] * len(lo), [1] * len(lo)
         behind, behind_h = state.behind.clone(), state.behind_h.clone()
         for i, own in enumerate(columns):
@@ -274,13 +281,16 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
             limit[i] = _front(own, leading[i], length[i])
             inner = sorted(set(range(limit[i])) - set(own))
             if inner and rows is not None:  # steps between nodes are accepted if interpolating there is good enough
-                error = left_out(own, spacing[i], made[i, own], limit[i]) or 0.0
-                error *= float(rows[i, limit[i] - 1, inner].abs().sum())  # what it does to the last of these states
-                most = BETWEEN * wanted * float(scales[i, limit[i] - 1]) ** 0.5
-                if error > most:
-                    limit[i] = 0
-                while spacing[i] > 1 and error > most:
-                    spacing[i], error = spacing[i] // 2, error / COARSER
+                error, finer = left_out(own, spacing[i], made[i, own], limit[i]), spacing[i]
+                if error is None:  # nobody can tell: what is coarser than usual is not trusted
+                    finer = min(finer, usual)
+                else:
+                    error *= float(rows[i, limit[i] - 1, inner].abs().sum())  # what it does to the last of these states
+                    most = BETWEEN * wanted * float(scales[i, limit[i] - 1]) ** 0.5
+                    while finer > 1 and error > most:
+                        finer, error = finer // 2, error / COARSER
+                if finer < spacing[i]:
+                    limit[i], spacing[i] = 0, finer
             if limit[i] == 0 and state.sweeps <= lo[i]:
                 least[i] = 0
             limit[i] = max(limit[i], least[i])
@@ -311,6 +321,11 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
             return tolerance_scales(self.config.norm, problem.nodes)
         alpha, sigma = problem.nodes.alpha[1:], problem.nodes.sigma[1:] / problem.data_std
         return (alpha.square() + sigma.square()).clamp(min=1.0)
+
+    def usual(self, problem: Problem) -> int:
+        """The spacing that the tolerance needs with most networks; 1 at tolerance 0."""
+        wanted = self.tolerance(problem)
+        return usual_spacing(problem.steps, wanted / (STOP * problem.data_std)) if wanted else 1
 
     def tolerance(self, problem: Problem) -> float:
         """The largest accepted change of a state, over its norm's scale."""

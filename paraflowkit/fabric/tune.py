@@ -137,8 +137,11 @@ class _Tuner:
         """Try a solver with each window; why there are no trials of it, or no further ones; empty if there are."""
         try:
             registry.config_class("solver", name)
+            solver = registry.get("solver", name)
+            if solver.clocked:
+                return "chooses its own window by the clock, so there is nothing to tune"
             # One that lays out the whole trajectory has no window.
-            windows = (self.steps,) if registry.get("solver", name).whole else WINDOWS
+            windows = (self.steps,) if solver.whole else WINDOWS
         except ParaflowkitError as broken:
             return str(broken)
         reason, tried, start = "", False, None

@@ -208,7 +208,7 @@ class Engine(Answers):
                 self.windows[p] = self.window.advance(self.windows[p], stride, max(self.steps, n + 1))
         self.last = (x, output)
         if bool(accepted.all()):
-            segment.at = segment.asked = segment.output = segment.before_at = segment.before_output = None
+            segment.forget()
             return take(output, x)
         self.guessed = True
         result = self._guess(segment, n, take, output, x, fresh, accepted)
@@ -275,16 +275,16 @@ class Engine(Answers):
         accepted: Tensor,
     ) -> Any:
         """A step of which some samples' states are not those that the network was evaluated at."""
-        if segment.stale and self.surrogate.slopes:
-            segment.stale = False
-            segment.before_output, segment.output = segment.output, output.clone()
+        if self.surrogate.slopes:
+            segment.shown(output)
         rows = (-1, *(1,) * (x.ndim - 1))
         known = (fresh & ~accepted).to(x.device)
         at = x
         if segment.at is not None and segment.at.shape == x.shape:
             at = torch.where(known.view(rows), segment.at.to(x.dtype), x)
         segment.asked = x.clone()
-        move = self.surrogate.move(View(n, x, at, output, segment.before_at, segment.before_output))
+        level = self.levels.at(n) if self.surrogate.slopes and self.levels is not None else None
+        move = self.surrogate.move(View(n, x, at, output, segment.before_at, segment.before_output, level))
         result = take(move.output, move.x)
         first = _first(result)
         if move.shift is not None and first.shape == move.shift.shape:
@@ -363,14 +363,7 @@ class Engine(Answers):
             if segment.asked is None or not bool(now.any()):
                 continue
             touched |= now
-            if segment.at is None or segment.at.shape != segment.asked.shape:
-                segment.at = segment.asked
-            else:
-                if self.surrogate.slopes:
-                    segment.before_at = segment.at
-                here = now.to(segment.at.device).view(-1, *(1,) * (segment.at.ndim - 1))
-                segment.at = torch.where(here, segment.asked, segment.at)
-            segment.stale, segment.judged = True, None
+            segment.evaluated(now, self.surrogate.slopes)
             self.stats.evaluations = _plus(self.stats.evaluations, now)
         self.stats.iterations = _plus(self.stats.iterations, touched)
 

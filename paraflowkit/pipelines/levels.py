@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from paraflowkit.core.surrogate import Level
 from paraflowkit.norms import tolerance_scales
 from paraflowkit.prediction import Prediction, convert
 from paraflowkit.schedulers.known import Frame, read_frame
@@ -24,6 +26,21 @@ class Levels:
     def scales(self, norm: str) -> Tensor:
         """Factor of ``tolerance²`` for the state after each step, float64."""
         return tolerance_scales(norm, self.frame.nodes)[self.first :]
+
+    @cached_property
+    def nodes(self) -> list[Level]:
+        """Of the frame's steps."""
+        f = self.frame
+        one, none = torch.ones_like(f.p), torch.zeros_like(f.p)
+        levels = f.nodes.levels[torch.arange(f.nodes.steps)]
+        of_x = convert(f.p, one, levels, f.prediction, Prediction.DATA)
+        of_output = convert(f.q, none, levels, f.prediction, Prediction.DATA)
+        columns = (levels.alpha, levels.sigma, of_x, of_output)
+        return [Level(*each) for each in zip(*(c.tolist() for c in columns), strict=True)]
+
+    def at(self, n: int) -> Level | None:
+        """Of step n, or None where it has none."""
+        return self.nodes[self.first + n] if self.first + n < len(self.nodes) else None
 
     def clean(self, n: int, x: Tensor, output: Tensor) -> Tensor | None:
         """The data prediction at step n, or None where the step has no level or another shape."""

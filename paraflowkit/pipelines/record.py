@@ -72,9 +72,10 @@ class Segment:
     """What happens between two steps of the sampler.
 
     Attributes:
-        calls: of networks, in order. asked: the state of the last march. at: x°, that of the last evaluation.
+        calls: of networks, in order. asked: the state of the last march. at: x°, that of each row's last evaluation.
         output: the step's model output at x°, kept for surrogates that take slopes; before_at, before_output: of the
-            evaluation before. stale: an evaluation was made whose output the sampler has not shown yet.
+            row's evaluation before, or the same ones where there was none.
+        seen: rows that were ever evaluated. stale: rows of an evaluation whose output the sampler has not shown yet.
         judged: samples that were all evaluated, and those within the tolerance, when the calls were last compared.
     """
 
@@ -84,8 +85,44 @@ class Segment:
     output: Tensor | None = None
     before_at: Tensor | None = None
     before_output: Tensor | None = None
-    stale: bool = False
+    seen: Tensor | None = None
+    stale: Tensor | None = None
     judged: tuple[Tensor, Tensor] | None = None
+
+    def evaluated(self, rows: Tensor, slopes: bool) -> None:
+        """Note that the networks were asked at the state of the last march in these rows, bool ``(samples,)``."""
+        assert self.asked is not None  # checked by the caller; this is for the type checker
+        self.judged = None
+        if self.at is None or self.seen is None or self.at.shape != self.asked.shape:
+            self.at, self.before_at, self.output, self.before_output = self.asked, None, None, None
+            self.seen, self.stale = rows.clone(), rows.clone()
+            return
+        if slopes:
+            old = self.at if self.before_at is None else self.before_at
+            self.before_at = _rows(rows & self.seen, self.at, _rows(rows, self.asked, old))
+        self.at = _rows(rows, self.asked, self.at)
+        self.seen, self.stale = self.seen | rows, rows if self.stale is None else self.stale | rows
+
+    def shown(self, output: Tensor) -> None:
+        """Note what the sampler makes of the networks' answers, where these are new."""
+        if self.stale is None:
+            return
+        if self.output is None or self.before_output is None or self.output.shape != output.shape:
+            self.output = self.before_output = output.clone()
+            self.before_at = self.at
+        else:
+            self.before_output = _rows(self.stale, self.output, self.before_output)
+            self.output = _rows(self.stale, output, self.output)
+        self.stale = None
+
+    def forget(self) -> None:
+        """Nothing will be asked of this step any more."""
+        self.at = self.asked = self.output = self.before_at = self.before_output = self.seen = self.stale = None
+
+
+def _rows(where: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """``yes`` in these rows, ``no`` in the others."""
+    return torch.where(where.to(no.device).view(-1, *(1,) * (no.ndim - 1)), yes, no)
 
 
 class Memory:

@@ -237,6 +237,8 @@ def scatter(layout_: Layout, out: Any, like: Any, counts: Sequence[int]) -> list
         Unbatchable: the output is not shaped as the single one.
     """
     b, total = layout_.branches, sum(counts)
+    if not any(isinstance(leaf, Tensor) for _, leaf in leaves(like)):
+        raise Unbatchable(f"its output is a {type(like).__name__}, not a tensor or a tuple, list or dict of them")
 
     def part(node: Any, model: Any, start: int, count: int) -> Any:
         if isinstance(model, Tensor):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from paraflowkit.core.cost import CostCurve
-from paraflowkit.core.interpolation import smooth, usual_spacing
+from paraflowkit.core.interpolation import smooth
 from paraflowkit.core.problem import Problem
-from paraflowkit.core.quasi_newton import STOP, QuasiNewton, QuasiNewtonState
+from paraflowkit.core.quasi_newton import QuasiNewton, QuasiNewtonState
 from paraflowkit.core.solver import Sweep, Update
 from paraflowkit.core.window import Window, WindowPolicy
 from paraflowkit.solvers.configs import AutoConfig
@@ -63,8 +63,7 @@ class Auto(QuasiNewton[AutoConfig]):
     clocked = True
 
     def spacing(self, problem: Problem) -> int:
-        wanted = self.tolerance(problem)
-        return usual_spacing(problem.steps, wanted / (STOP * problem.data_std)) if wanted and smooth(problem) else 1
+        return self.usual(problem) if smooth(problem) else 1
 
     def init(self, problem: Problem) -> AutoState:
         inner = super().init(problem)
@@ -127,7 +126,9 @@ class Auto(QuasiNewton[AutoConfig]):
     def _behind(self, state: AutoState, sweep: Sweep, update: Update) -> bool:
         """Whether sampling the rest sequentially is faster than going on, by the clock."""
         steps = sweep.problem.steps
-        assert update.residual is not None and update.limit is not None and update.least is not None
+        assert update.residual is not None  # this and what follows: QuasiNewton always says them
+        assert update.limit is not None
+        assert update.least is not None
         close = (update.residual / state.norms[sweep.n] <= self.config.tolerance**2) & sweep.valid
         stride = torch.maximum(torch.minimum(close.long().cumprod(1).sum(1) + 1, update.limit), update.least)
         # The slowest sample ends the solve, at whatever the calls for it alone cost.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from paraflowkit.core.interpolation import smooth, usual_spacing
+from paraflowkit.core.interpolation import smooth
 from paraflowkit.core.problem import Problem
-from paraflowkit.core.quasi_newton import STOP, QuasiNewton
+from paraflowkit.core.quasi_newton import QuasiNewton
 from paraflowkit.solvers.configs import LatticeConfig
 
 
@@ -23,9 +23,8 @@ class Lattice(QuasiNewton[LatticeConfig]):
     interpolates = True
 
     def spacing(self, problem: Problem) -> int:
-        wanted = self.tolerance(problem)
-        if not wanted or not smooth(problem):
+        if not self.tolerance(problem) or not smooth(problem):
             return 1
         if self.config.spacing is not None:
             return min(self.config.spacing, 1 << (problem.steps.bit_length() - 1))
-        return usual_spacing(problem.steps, wanted / (STOP * problem.data_std))
+        return self.usual(problem)

@@ -1,0 +1,73 @@
+"""The measured table of the page on the quasi-Newton solvers, from rows of ``iterations_at_error.py``.
+
+    python docs/examples/method_table.py docs/data/iterations_at_error.jsonl > docs/data/quasi_newton.md
+
+A table for each setting of its preset ``method`` and each error: every solver that was measured there, the fewest
+iterations first, and the fewest sequential steps of the best stepper.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from iterations_at_error import Cell, cells
+
+Row = dict[str, Any]
+OURS = ("lattice", "secant", "auto")
+
+
+def of_cell(rows: list[Row], cell: Cell, error: float) -> list[Row]:
+    """What was measured in a cell and met the error, of each solver the rows with the most samples."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        same = all(row[key] == value for key, value in cell.equation.items()) and row["error"] == error
+        # What lays out the whole trajectory, and sequential sampling, has no window.
+        if same and row["window"] in (cell.window, None) and row.get("met"):
+            old = found.get(row["solver"])
+            if old is None or row["samples"] >= old["samples"]:
+                found[row["solver"]] = row
+    fewer = [row for name, row in found.items() if name.startswith("fewer")]
+    best = min(fewer, key=lambda row: row["evaluations"], default=None)
+    parallel = [row for name, row in found.items() if not name.startswith("fewer")]
+    return [*sorted(parallel, key=lambda row: row["iterations"]), *([best] if best else [])]
+
+
+def verdict(rows: list[Row]) -> str:
+    """Whether one of ours needs the fewest iterations, in a sentence."""
+    parallel = [row for row in rows if not row["solver"].startswith("fewer")]
+    ours = [row for row in parallel if row["solver"] in OURS]
+    others = [row for row in parallel if row["solver"] not in OURS]
+    if not ours or not others:
+        return "Not all of them were measured here."
+    mine, best = (min(group, key=lambda row: row["iterations"]) for group in (ours, others))
+    figures = [f"{row['solver']} {row['iterations']:.1f} / {row['evaluations']:.0f}" for row in (mine, best)]
+    word = "Ahead" if mine["iterations"] < best["iterations"] else "Not ahead"
+    return f"{word} of the best published solver: {figures[0]}, {figures[1]}."
+
+
+def main(path: Path) -> None:
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line]
+    for cell in cells("method"):
+        for error in (1e-2, 1e-3):
+            here = of_cell(rows, cell, error)
+            if not any(row["solver"] in OURS for row in here):
+                continue
+            print(
+                f"**{cell.model}, {cell.stepper}, N = {cell.steps}, guidance {cell.guidance:g}, window {cell.window}, "
+                f"error {error:g}.** {verdict(here)}\n"
+            )
+            print("| solver | Iters | NFE | error | worst | samples |\n|---|---:|---:|---:|---:|---:|")
+            for row in here:
+                name = f"**{row['solver']}**" if row["solver"] in OURS else row["solver"]
+                print(
+                    f"| {name} | {row['iterations']:.2f} | {row['evaluations']:.1f} | {row['mean']:.1e} "
+                    f"| {row['worst']:.1e} | {row['samples']} |"
+                )
+            print()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
