@@ -62,7 +62,9 @@ def test_distances_are_torchmetrics_own() -> None:
     for metric in (fid, kid):
         metric.update(images, real=True)
         metric.update(held, real=False)
-    assert found["fid"] == pytest.approx(fid.compute().item(), rel=1e-9)
+    assert found["fid"] == pytest.approx(
+        fid.compute().item(), rel=1e-7
+    )  # a matrix root, by another processor's kernels
     torch.manual_seed(0)
     mean, deviation = kid.compute()
     assert (found["kid"], found["kid_deviation"]) == pytest.approx((mean.item(), deviation.item()), rel=1e-9)

@@ -132,6 +132,8 @@ def test_a_step_evaluated_once_has_the_prior_slope() -> None:
     move = SecantLine().move(View(0, x, at, noise(at), level=level))
     torch.testing.assert_close(move.output, noise(x))
     assert move.shift is None
+    move = SecantLine(spread=None).move(View(0, x, at, noise(at), level=level))
+    assert torch.equal(move.x, at)
 
 
 @pytest.mark.parametrize("name", ["DDIMScheduler", "UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler"])

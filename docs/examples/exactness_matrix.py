@@ -65,6 +65,8 @@ SOLVERS = [
     "parasolver,subintervals=4,inner=parallel",
     "parasolver-turbo",
     "parasolver-turbo,degree=2,accept=evaluated",
+    "secant",
+    "lattice",
 ]
 #: Process, its parameter in the model's settings, and a spacing of the grid.
 PROCESSES: dict[str, tuple[NoiseSchedule, str, dict[str, Any]]] = {

@@ -66,8 +66,8 @@ class QuasiNewtonState:
 ConfigT = TypeVar("ConfigT", bound=QuasiNewtonConfig)
 #: Bounds of a slope, the upper one over alpha, which bounds the slope of a perfect network.
 LOWEST, HIGHEST = -0.5, 1.5
-#: The tolerance over the wanted error of the final sample, so that 95 % of the samples of docs/data/stopping.md are
-#: nearer to the sequential ones than was asked.
+#: The tolerance over the wanted error of the final sample, so that about 95 % of samples are nearer to the sequential
+#: ones than was asked: see docs/data/stopping.md.
 STOP = 0.78
 #: The largest error that interpolated predictions may put into a state, over the tolerance; else the lattice is finer.
 BETWEEN = 1.0

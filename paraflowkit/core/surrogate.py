@@ -8,9 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-#: Variance of the data in the prior that gives a slope to steps evaluated once. Guidance makes it large.
-SPREAD = 2.0
-
 
 @dataclass(frozen=True)
 class Level:
@@ -101,10 +98,14 @@ class SecantLine(Surrogate):
     Where e is longer than Δx, the correction is that of its length. Steps that were evaluated once have the slope of a
     Gaussian prior; where the sampler is not known, they march as with :class:`Picard`. Each row is on its own.
 
+    Attributes:
+        spread: variance of the prior's data, which guidance makes large; None is no prior.
+
     Source: Broyden, A Class of Methods for Solving Nonlinear Simultaneous Equations, Math. Comp. 19, 1965, method 1.
     """
 
     slopes: bool = True
+    spread: float | None = 2.0
 
     def move(self, view: View) -> Move:
         x, at, output = view.x, view.at, view.output
@@ -112,7 +113,7 @@ class SecantLine(Surrogate):
             return Picard().move(view)
         wide = torch.promote_types(torch.promote_types(x.dtype, output.dtype), torch.float32)
         way = (x.to(wide) - at.to(wide)).flatten(1)
-        prior = _prior(view.level)
+        prior = self._prior(view.level)
         change, known = way * (prior or 0.0), torch.full_like(way[:, :1], prior is not None, dtype=torch.bool)
         pair = _pair(view, wide)
         if pair is not None:
@@ -134,13 +135,12 @@ class SecantLine(Surrogate):
         # Adding -0.0 keeps every bit of the other rows.
         return Move(output, torch.where(picard, at, x), torch.where(picard, x - at, -0.0))
 
-
-def _prior(level: Level | None) -> float | None:
-    """Slope of a step's output where that of the data prediction is α s² / (σ² + α² s²)."""
-    if level is None or not level.of_output:
-        return None
-    kappa = level.alpha * SPREAD / (level.sigma**2 + level.alpha**2 * SPREAD)
-    return (kappa - level.of_x) / level.of_output
+    def _prior(self, level: Level | None) -> float | None:
+        """Slope of a step's output where that of the data prediction is α s² / (σ² + α² s²)."""
+        if level is None or self.spread is None or not level.of_output:
+            return None
+        kappa = level.alpha * self.spread / (level.sigma**2 + level.alpha**2 * self.spread)
+        return (kappa - level.of_x) / level.of_output
 
 
 def _pair(view: View, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
