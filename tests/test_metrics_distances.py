@@ -62,12 +62,11 @@ def test_distances_are_torchmetrics_own() -> None:
     for metric in (fid, kid):
         metric.update(images, real=True)
         metric.update(held, real=False)
-    assert found["fid"] == pytest.approx(
-        fid.compute().item(), rel=1e-7
-    )  # a matrix root, by another processor's kernels
+    # Features are float32, in batches of other sizes, and kernels differ between processors.
+    assert found["fid"] == pytest.approx(fid.compute().item(), rel=1e-6)
     torch.manual_seed(0)
     mean, deviation = kid.compute()
-    assert (found["kid"], found["kid_deviation"]) == pytest.approx((mean.item(), deviation.item()), rel=1e-9)
+    assert (found["kid"], found["kid_deviation"]) == pytest.approx((mean.item(), deviation.item()), rel=1e-5)
     assert (found["images"], found["references"], found["kid_subset"]) == (90, 150, 90)
 
 
