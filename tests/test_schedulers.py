@@ -106,7 +106,7 @@ def float32_floor(cell: Cell, steps: int) -> float:
 
 
 def fails(cell: Cell, steps: int) -> str | None:
-    """Where diffusers itself gives no finite sample."""
+    """Where diffusers itself gives no finite sample, if the processor rounds so."""
     c = cell.config
     if (
         cell.scheduler == "DDIMScheduler"
@@ -120,15 +120,24 @@ def fails(cell: Cell, steps: int) -> str | None:
     return None
 
 
+def runs(cell: Cell, steps: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether diffusers' own loop ends in a finite sample."""
+    scheduler = cell.make(steps)
+    net = network(cell, scheduler)
+    x = torch.stack([draw(seed, 0, SHAPE) for seed in (3, 4)])
+    return bool(loop(cell, scheduler, net, x, [3, 4], monkeypatch).isfinite().all())
+
+
 def check_matrix(cell: Cell, counts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     for steps in counts:
-        if fails(cell, steps) is not None:
+        if fails(cell, steps) is not None and not runs(cell, steps, monkeypatch):
             with pytest.raises(ValueError, match="finite"):
                 compare(cell, steps, monkeypatch)
             continue
         error, source = compare(cell, steps, monkeypatch)
         assert error < float32_floor(cell, steps), (steps, source)
-        assert source == ("config" if probed(cell, steps) is None else "probe"), steps
+        if fails(cell, steps) is None:
+            assert source == ("config" if probed(cell, steps) is None else "probe"), steps
 
 
 def thinned(found: list[Cell]) -> list[Any]:
