@@ -61,7 +61,19 @@ SECTIONS: dict[str, type[ComponentConfig]] = {
     "mesh": MeshConfig,
     "run": RunSettings,
 }
-COMPONENTS: dict[str, str | None] = {"model": None, "stepper": "euler", "solver": "paraflow", "window": "sliding"}
+#: The usual component of each kind, see :func:`usual`.
+COMPONENTS: dict[str, str | None] = {"model": None, "stepper": "euler", "solver": "auto", "window": "sliding"}
+#: The solver of a run that names a window and no solver.
+IN_A_WINDOW = "lattice"
+
+
+def usual(kind: str, data: dict[Any, Any]) -> str | None:
+    """The component that a run file gets where it names none; None where it must name one.
+
+    A run that says nothing of its window gets the solver that chooses it. One that does gets the same method in that
+    window.
+    """
+    return IN_A_WINDOW if kind == "solver" and "window" in data else COMPONENTS[kind]
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -90,7 +102,14 @@ def check(source: Source, base: Path) -> RunConfig:
     for key in source.data:
         if key not in known:
             source.report((key,), f"unknown section.{_suggest(source, (key,), known)}", at_key=True)
-    components = {kind: _component(source, kind, default) for kind, default in COMPONENTS.items()}
+    components = {kind: _component(source, kind, usual(kind, source.data)) for kind in COMPONENTS}
+    solver, window = components["solver"], components["window"]
+    if solver and window and solver.name == COMPONENTS["solver"] and window != _usual_window():
+        source.report(
+            ("window",),
+            f"solver {solver.name} chooses its window itself: leave this section out, or name a solver that solves in "
+            f"it, such as {IN_A_WINDOW}.",
+        )
     sections = {name: _section(source, (name,), source.data.get(name), cls) for name, cls in SECTIONS.items()}
     requests = _requests(source, base)
     run = sections["run"]
@@ -101,6 +120,11 @@ def check(source: Source, base: Path) -> RunConfig:
         )
     source.raise_problems()
     return RunConfig(requests=requests, **components, **sections)  # pyright: ignore[reportArgumentType]
+
+
+def _usual_window() -> Component:
+    name = str(COMPONENTS["window"])
+    return Component("window", name, registry.config_class("window", name)())
 
 
 def _component(source: Source, kind: str, default: str | None) -> Component | None:
@@ -193,7 +217,8 @@ def _suggest(source: Source, path: SettingPath, choices: Sequence[str]) -> str:
 def _settings_by_section(source: Source) -> Iterator[tuple[str, set[str]]]:
     for name, cls in SECTIONS.items():
         yield name, set(cls.model_fields)
-    for kind, default in COMPONENTS.items():
+    for kind in COMPONENTS:
+        default = usual(kind, source.data)
         value: Any = source.data.get(kind, default)
         name = value.get("name", default) if isinstance(value, dict) else value
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from paraflowkit import registry
-from paraflowkit.config import COMPONENTS, SECTIONS
+from paraflowkit.config import COMPONENTS, IN_A_WINDOW, SECTIONS
 from paraflowkit.errors import PluginError
 from paraflowkit.sections import RequestGroup
 
@@ -28,7 +28,7 @@ def schema() -> dict[str, Any]:
             for key, value in part.pop("$defs", {}).items():
                 definitions[f"{kind}.{name}.{key}"] = value
             part["properties"] = {"name": {"const": name}, **part.get("properties", {})}
-            part["required"] = sorted({*part.get("required", []), *([] if name == default else ["name"])})
+            part["required"] = sorted({*part.get("required", []), *([] if name in (default, IN_A_WINDOW) else ["name"])})
             definitions[f"{kind}.{name}"] = part
             options.append({"$ref": f"#/$defs/{kind}.{name}"})
         properties[kind] = {"anyOf": [{"type": "string", "examples": registry.names(kind)}, *options]}

@@ -75,9 +75,10 @@ def problems(text: str, *overrides: str) -> list[str]:
 
 def test_defaults() -> None:
     config = loads(GOOD)
-    assert (config.stepper.name, config.solver.name, config.window.name) == ("euler", "paraflow", "sliding")
+    assert (config.stepper.name, config.solver.name, config.window.name) == ("euler", "auto", "sliding")
+    assert loads(f"{GOOD}\nwindow: {{size: 4}}\n").solver.name == "lattice"
     assert config.grid.steps == 50
-    assert config.solver.settings.model_dump()["tolerance"] == 5e-3
+    assert config.solver.settings.model_dump()["error"] == 1e-2
 
 
 def test_full_file_and_round_trip() -> None:

@@ -8,7 +8,8 @@ search ends when the bracket is within a factor of 1.3, or when the error is bet
     python docs/examples/iterations_at_error.py --cells steps --out rows.jsonl
     python docs/examples/iterations_table.py rows.jsonl
 
-``--cells method`` are those of the page on the quasi-Newton solvers.
+``--cells method`` are those of the page on the quasi-Newton solvers, which were built on samples of the seeds from 1000
+on: ``--seed 5000`` has others.
 
 With ``--out`` every row is appended to a file as soon as it is measured, and rows that the file holds are not measured
 again. A solver is named with settings as ``parataa,order=4``; by default all that are installed are compared. A window
@@ -107,21 +108,21 @@ def network(name: str) -> Any:
     return Remembered(component("model", name).to(memory_format=torch.channels_last))
 
 
-def make(model: str, stepper: str, steps: int, guidance: float, samples: int) -> Problem:
+def make(model: str, stepper: str, steps: int, guidance: float, samples: int, seed: int = 1000) -> Problem:
     net = network(model)
     return make_problem(
         net,
         component("stepper", stepper),
         make_grid(net.noise, steps),
-        list(range(1000, 1000 + samples)),
+        list(range(seed, seed + samples)),
         classes=[i % 10 for i in range(samples)],
         guidance=guidance,
     )
 
 
 @cache
-def sequential(model: str, stepper: str, steps: int, guidance: float, samples: int) -> Solution:
-    p = make(model, stepper, steps, guidance, samples)
+def sequential(model: str, stepper: str, steps: int, guidance: float, samples: int, seed: int = 1000) -> Solution:
+    p = make(model, stepper, steps, guidance, samples, seed)
     return solve(p, component("solver", "sequential"), component("window", "sliding,size=1"), max_rows=ROWS)
 
 
@@ -149,7 +150,9 @@ def nearest(rows: list[Row], cell: Cell, solver: str, error: float) -> float | N
     return min(same, key=distance)["tolerance"] if same else None
 
 
-def compare(cell: Cell, spec: str, errors: list[float], samples: int, known: list[Row]) -> Iterator[Row]:
+def compare(
+    cell: Cell, spec: str, errors: list[float], samples: int, known: list[Row], seed: int = 1000
+) -> Iterator[Row]:
     """The rows of one solver in one cell, for errors from loose to tight."""
     settings: dict[str, Any] = {}
     size = cell.window
@@ -157,9 +160,10 @@ def compare(cell: Cell, spec: str, errors: list[float], samples: int, known: lis
         settings, size = {"degree": cell.window}, min(3 * cell.window, cell.steps)
     probe = component("solver", spec, **settings)
     window = component("window", "sliding", size=size)
-    p, model = make(**cell.equation, samples=samples), network(cell.model)
-    reference = sequential(**cell.equation, samples=samples).x
-    base = {**cell.equation, "window": None if probe.whole else cell.window, "solver": spec, "samples": samples}
+    which = {**cell.equation, "samples": samples, "seed": seed}
+    p, model = make(**which), network(cell.model)
+    reference = sequential(**which).x
+    base = {**which, "window": None if probe.whole else cell.window, "solver": spec}
 
     def run(tolerance: float) -> Point:
         solver = component("solver", spec, **settings, tolerance=tolerance)
@@ -180,22 +184,25 @@ def compare(cell: Cell, spec: str, errors: list[float], samples: int, known: lis
         yield {**base, "error": error, **figures(found), "tolerance": found.setting, "solves": len(tried)}
 
 
-def fewer(cell: Cell, spec: str, errors: list[float], samples: int) -> Iterator[Row]:
+def fewer(cell: Cell, spec: str, errors: list[float], samples: int, seed: int = 1000) -> Iterator[Row]:
     """The rows of one stepper with fewer sequential steps."""
-    model, reference = network(cell.model), sequential(**cell.equation, samples=samples).x
+    which = {**cell.equation, "samples": samples, "seed": seed}
+    model, reference = network(cell.model), sequential(**which).x
     tried: dict[int, Point] = {}
 
     def run(steps: int) -> Point:
-        return measured(sequential(cell.model, spec, steps, cell.guidance, samples), reference, model.data_std)
+        made = sequential(**{**which, "stepper": spec, "steps": steps})
+        return measured(made, reference, model.data_std)
 
     for error in errors:
         found = fewest(run, tried, error, cell.steps // (2 if spec == "flow-heun" else 1))
-        base = {**cell.equation, "window": None, "solver": f"fewer steps: {spec}", "samples": samples}
+        base = {**which, "window": None, "solver": f"fewer steps: {spec}"}
         yield {**base, "error": error, **figures(found), "taken": int(found.setting)}
 
 
 def key(row: Row) -> tuple[Any, ...]:
-    return tuple(row[k] for k in ("model", "stepper", "steps", "guidance", "window", "solver", "error", "samples"))
+    names = ("model", "stepper", "steps", "guidance", "window", "solver", "error", "samples")
+    return (*(row[k] for k in names), row.get("seed", 1000))
 
 
 def machine() -> str:
@@ -210,6 +217,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--solvers", nargs="*", default=installed, help="name,key=value,…; by default all installed")
     parser.add_argument("--errors", nargs="+", type=float, default=[1e-2, 1e-3], help="mean relative RMSE")
     parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=1000, help="of the first sample; they count up")
     parser.add_argument("--out", type=Path, help="JSON Lines file that rows are appended to")
     parser.add_argument("--no-baseline", action="store_true", help="leave out fewer sequential steps")
     a = parser.parse_args(arguments)
@@ -227,16 +235,16 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     for cell in cells(a.cells):
         rivals = [] if a.no_baseline else [f"fewer steps: {s}" for s in FEWER.get(cell.stepper, [])]
         for solver in [*rivals, *a.solvers]:
-            base = {**cell.equation, "solver": solver, "samples": a.samples}
+            base = {**cell.equation, "solver": solver, "samples": a.samples, "seed": a.seed}
             open_ = [
                 e for e in errors if not {key({**base, "window": w, "error": e}) for w in (None, cell.window)} & seen
             ]
             if not open_:
                 continue
             if solver in rivals:
-                found = fewer(cell, solver.removeprefix("fewer steps: "), open_, a.samples)
+                found = fewer(cell, solver.removeprefix("fewer steps: "), open_, a.samples, a.seed)
             else:
-                found = compare(cell, solver, open_, a.samples, known)
+                found = compare(cell, solver, open_, a.samples, known, a.seed)
             for row in found:
                 row["machine"] = here
                 known.append(row)

@@ -29,10 +29,10 @@ CELLS = [
 ]
 
 
-def shares(cell: Cell, solver: str, error: float, samples: int) -> tuple[torch.Tensor, float, float]:
+def shares(cell: Cell, solver: str, error: float, samples: int, seed: int) -> tuple[torch.Tensor, float, float]:
     """True over asked errors of all samples, and mean iterations and evaluations."""
-    problem = make(**cell.equation, samples=samples)
-    reference = sequential(**cell.equation, samples=samples).x
+    problem = make(**cell.equation, samples=samples, seed=seed)
+    reference = sequential(**cell.equation, samples=samples, seed=seed).x
     pair = component("solver", solver, error=error), component("window", "sliding", size=cell.window)
     found = solve(problem, *pair, max_rows=ROWS)
     stats = found.stats
@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--solvers", nargs="+", default=["lattice", "secant"])
     parser.add_argument("--errors", nargs="+", type=float, default=[3e-2, 1e-2, 3e-3, 1e-3])
     parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=3000, help="of the first sample of a setting")
     parser.add_argument("--cells", type=int, default=len(CELLS), help="how many settings, from the first on")
     a = parser.parse_args(arguments)
     lines: list[str] = []
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         for error in a.errors:
             made, iterations, evaluations = [], 0.0, 0.0
             for cell in CELLS[: a.cells]:
-                share, sweeps, nodes = shares(cell, solver, error, a.samples)
+                share, sweeps, nodes = shares(cell, solver, error, a.samples, a.seed)
                 made.append(share)
                 iterations, evaluations = iterations + sweeps, evaluations + nodes
             every += made

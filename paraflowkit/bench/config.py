@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from paraflowkit.bench.settings import BenchSettings, PaperConfig, PaperRow, TimingConfig
-from paraflowkit.config import COMPONENTS, SECTIONS, RunConfig, check
+from paraflowkit.config import COMPONENTS, SECTIONS, RunConfig, check, usual
 from paraflowkit.errors import ConfigError, did_you_mean, explain
 from paraflowkit.metrics.config import MetricsConfig
 from paraflowkit.yaml_source import SettingPath, Source, apply_overrides, parse, read_file
@@ -175,7 +175,8 @@ def _spots(source: Source, methods: dict[str, Any], places: list[dict[str, Any]]
                 if place is places[0]:
                     source.report(("methods", label), "expects settings of a run, such as '{solver: paraflow}'.")
                 continue
-            solver: Any = changes.get("solver", source.data["run"].get("solver", "paraflow"))
+            run = {**source.data["run"], **changes}
+            solver: Any = run.get("solver", usual("solver", run))
             name = solver.get("name") if isinstance(solver, dict) else solver
             # What concerns the solver does not multiply the sampler that solvers are compared with.
             at = {k: v for k, v in place.items() if name != "sequential" or k.split(".")[0] not in HOW}

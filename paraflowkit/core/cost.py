@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 from statistics import median
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from paraflowkit.core.problem import Problem
+from paraflowkit.core.problem import Here, Problem
+
+#: Seconds by nodes of each sample, by what else a call depends on, for as long as its network lives.
+_remembered: WeakKeyDictionary[Callable[..., Any], dict[tuple[Any, ...], dict[int, float]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,27 @@ class CostCurve:
         if cut:
             cut = f"The {budget:g} s for timing calls did not suffice: {cut}."
         return cls(tuple(rows(count) for count in found), tuple(median(times) for times in found.values()), cut)
+
+
+def call_seconds(problem: Problem, nodes: int) -> float:
+    """Seconds of a call with so many nodes of each of a problem's samples, timed once for a network and such a batch.
+
+    The least of two calls, after one that warms up if it is the first timed of its kind: what is left out of larger
+    ones makes them seem dearer at most. Processes that share the calls must all ask; the first one's clock counts.
+    """
+    evaluate, count = problem.evaluate, len(problem.x0)
+    at = torch.arange(count, device=problem.x0.device)
+    kind = (count, problem.network_rows(at), problem.x0.shape, problem.x0.dtype, str(problem.x0.device))
+    owner: Any = evaluate.model if isinstance(evaluate, Here) else evaluate
+    known = _remembered.setdefault(owner, {}).setdefault(kind, {})
+    if nodes not in known:
+        with torch.no_grad():
+            if not known:
+                _seconds(problem, count * nodes)
+            mine = min(_seconds(problem, count * nodes) for _ in range(2))
+        told = problem.agree(torch.tensor([mine], dtype=torch.float64, device=problem.x0.device))
+        known[nodes] = float(told[0])
+    return known[nodes]
 
 
 def _samples(problem: Problem, count: int) -> Tensor:

@@ -23,6 +23,21 @@ from paraflowkit.prediction import Prediction, convert
 Evaluate = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
+@dataclass(frozen=True, eq=False)
+class Here:
+    """Calls a model as it is, where it is.
+
+    Attributes:
+        model: called. times: float64 ``(N + 1,)``, of the nodes.
+    """
+
+    model: VelocityModel
+    times: Tensor
+
+    def __call__(self, x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
+        return self.model(x, self.times[node], cond)
+
+
 def _alone(decision: Tensor) -> Tensor:
     return decision
 
@@ -279,12 +294,7 @@ def make_problem(
     elif x0.shape != (count, *model.shape):
         raise ValueError(f"x0 must have the shape {(count, *model.shape)}, got {tuple(x0.shape)}.")
     if evaluate is None:
-        times = nodes.t.to(device)
-
-        def evaluate_here(x: Tensor, node: Tensor, c: Tensor | None) -> Tensor:
-            return model(x, times[node], c)
-
-        evaluate = evaluate_here
+        evaluate = Here(model, nodes.t.to(device))
     return Problem(
         evaluate=evaluate,
         prediction=model.prediction,

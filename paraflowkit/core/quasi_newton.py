@@ -67,8 +67,8 @@ ConfigT = TypeVar("ConfigT", bound=QuasiNewtonConfig)
 #: Bounds of a slope, the upper one over alpha, which bounds the slope of a perfect network.
 LOWEST, HIGHEST = -0.5, 1.5
 #: The tolerance over the wanted error of the final sample, so that about 95 % of samples are nearer to the sequential
-#: ones than was asked: see docs/data/stopping.md.
-STOP = 0.78
+#: ones than was asked, with all steps evaluated and with interpolation: see docs/data/stopping.md.
+STOP, STOP_BETWEEN = 0.78, 0.7
 #: The largest error that interpolated predictions may put into a state, over the tolerance; else the lattice is finer.
 BETWEEN = 1.0
 #: A node that was evaluated once has the slope of a Gaussian prior, α s² / (σ² + α² s²), with this s² over the data's
@@ -325,11 +325,15 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
     def usual(self, problem: Problem) -> int:
         """The spacing that the tolerance needs with most networks; 1 at tolerance 0."""
         wanted = self.tolerance(problem)
-        return usual_spacing(problem.steps, wanted / (STOP * problem.data_std)) if wanted else 1
+        return usual_spacing(problem.steps, wanted / (self._stop * problem.data_std)) if wanted else 1
 
     def tolerance(self, problem: Problem) -> float:
         """The largest accepted change of a state, over its norm's scale."""
-        return self.config.tolerance if self.config.error is None else STOP * self.config.error * problem.data_std
+        return self.config.tolerance if self.config.error is None else self._stop * self.config.error * problem.data_std
+
+    @property
+    def _stop(self) -> float:
+        return STOP_BETWEEN if self.interpolates else STOP
 
 
 def _prior(state: QuasiNewtonState, n: Tensor, s2: Tensor) -> Tensor:

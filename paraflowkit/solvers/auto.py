@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paraflowkit.core.cost import CostCurve
+from paraflowkit.core.cost import CostCurve, call_seconds
 from paraflowkit.core.interpolation import smooth
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.quasi_newton import QuasiNewton, QuasiNewtonState
@@ -50,8 +50,8 @@ class AutoState(QuasiNewtonState):
 class Auto(QuasiNewton[AutoConfig]):
     """:class:`~paraflowkit.solvers.lattice.Lattice` with a window that suits the devices, or sequential sampling.
 
-    Before the solve, calls of 1, 2, 4, … nodes of all samples are timed for as long as a call of twice the rows takes
-    less than twice as long. The window is the one of the least predicted time, :func:`sweeps` times the cost of a
+    Before the first solve of a network and a number of samples, calls of 1, 2, 4, … nodes of all samples are timed for
+    as long as a call of twice the rows takes less than twice as long. The window is the one of the least predicted time, :func:`sweeps` times the cost of a
     call; where no window beats N calls of one node, the steps are taken one by one. While the solve runs, its clock is
     compared with what sequential sampling would have taken to come as far: where it will stay behind at this pace, the
     rest is sampled sequentially. The run's window policy has no say. With several processes the decisions are the first
@@ -79,25 +79,18 @@ class Auto(QuasiNewton[AutoConfig]):
 
     def _choose(self, problem: Problem, spacing: int) -> tuple[int, float, float]:
         """Nodes to evaluate at once, and seconds of a call with one node of each sample and with so many."""
-        samples, steps = len(problem.x0), problem.steps
+        steps = problem.steps
         nodes = -(-steps // spacing)
-        counts = [samples]
-        seconds: dict[int, float] = {}
+        one = call_seconds(problem, 1)
+        seconds, size = {1: one}, 1
         dearest = 1 + MOST * steps  # sequential steps that a sweep may take: one that wins a single step loses the rest
-        while True:
-            at = counts[-1]
-            curve = CostCurve.measure(problem, [at], repeat=2)
-            mine = torch.tensor([curve.seconds[0]], dtype=torch.float64, device=problem.x0.device)
-            seconds[at // samples] = float(problem.agree(mine)[0])
-            longer = seconds.get(at // samples // 2)
-            if at // samples >= min(self.config.most, nodes):
-                break
-            if longer is not None and seconds[at // samples] > 1.9 * longer:
+        while size < min(self.config.most, nodes):
+            size *= 2
+            seconds[size] = call_seconds(problem, size)
+            if seconds[size] > 1.9 * seconds[size // 2]:
                 break  # from here on more rows only take longer
-            if seconds[at // samples] > dearest * seconds[1]:
+            if seconds[size] > dearest * one:
                 break
-            counts.append(2 * at)
-        one = seconds[1]
         curve = CostCurve(tuple(seconds), tuple(seconds.values()))
         sizes = [size for size, full in seconds.items() if size > 1 and full <= dearest * one]
         times = {size: sweeps(nodes / size, spacing) * curve(max(1.0, FILLED * size)) for size in sizes}

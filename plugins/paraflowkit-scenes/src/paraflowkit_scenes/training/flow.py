@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 SETTINGS = Settings(steps=5300, batch=64, learning_rate=2e-3, ema=0.998)
-REFINE = Settings(steps=4700, batch=64, learning_rate=1.5e-3, cooldown=0.6, ema=0.999, seed=1)
+REFINE = Settings(steps=8700, batch=64, learning_rate=1.5e-3, cooldown=0.6, ema=0.999, seed=1)
 DROP = 0.12
 #: Share of captions that lose a word in the second stage.
 DROP_WORD = 0.12
