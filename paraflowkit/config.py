@@ -147,6 +147,9 @@ def _component(source: Source, kind: str, default: str | None) -> Component | No
         source.report((kind, "name") if (kind, "name") in source.values else (kind,), str(error))
         return None
     rest = {key: item for key, item in value.items() if key != "name"}
+    for given, other in (("error", "tolerance"), ("tolerance", "error")):  # one takes the other's place in the file
+        if (kind, given) in source.overrides and (kind, other) not in source.overrides:
+            rest.pop(other, None)
     settings = _section(source, (kind,), rest, cls, ("name",))
     return None if settings is None else Component(kind, name, settings)
 

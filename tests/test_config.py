@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,20 @@ def test_defaults() -> None:
     assert loads(f"{GOOD}\nwindow: {{size: 4}}\n").solver.name == "lattice"
     assert config.grid.steps == 50
     assert config.solver.settings.model_dump()["error"] == 1e-2
+
+
+def test_a_window_that_the_solver_would_not_heed_is_refused() -> None:
+    (told,) = problems(f"{GOOD}\nsolver: auto\nwindow: {{size: 16}}\n")
+    assert re.match(r"run\.yaml:\d+:\d+: window: solver auto chooses its window itself: leave .* such as lattice", told)
+    written = dump(loads(GOOD))  # which names the usual window
+    assert loads(written) == loads(GOOD)
+
+
+def test_a_wanted_error_takes_the_place_of_the_files_tolerance() -> None:
+    held = f"{GOOD}\nsolver: {{name: lattice, tolerance: 1e-3}}\n"
+    assert loads(held, "run.yaml", ["solver.error=1e-2"]).solver.settings.model_dump()["error"] == 1e-2
+    given = loads(held.replace("tolerance", "error"), "run.yaml", ["solver.tolerance=0"]).solver.settings.model_dump()
+    assert (given["error"], given["tolerance"]) == (None, 0)
 
 
 def test_full_file_and_round_trip() -> None:

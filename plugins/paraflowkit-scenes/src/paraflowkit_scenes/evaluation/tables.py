@@ -103,7 +103,8 @@ def _order(row: Row) -> int:
 def _tolerance(row: Row) -> str:
     if row["solver"] == "sequential":
         return ""
-    return f"{row['settings']['tolerance']:g} {row['settings']['norm']}"
+    asked = row["settings"].get("error")
+    return f"error {asked:g}" if asked else f"{row['settings']['tolerance']:g} {row['settings']['norm']}"
 
 
 def _window(row: Row) -> str:
