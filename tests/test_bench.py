@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from paraflowkit.bench.folder import BenchFolder
 from paraflowkit.bench.jobs import jobs
 from paraflowkit.bench.remembered import Remembered
 from paraflowkit.bench.search import Found, Point, fewest, loosest
+from paraflowkit.bench.contents import contents
 from paraflowkit.bench.solves import Made
 from paraflowkit.bench.tables import csv_text, markdown, tables
 from paraflowkit.bench.verdict import verdicts
@@ -250,6 +253,54 @@ def test_rows_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         job.key for job in jobs(load(write(tmp_path), ["run.grid.steps=9"]))
     )
     assert made(tmp_path).path.name == "out-2"
+
+
+def test_other_weights_are_other_rows(tmp_path: Path) -> None:
+    features, weights = tmp_path / "inception.safetensors", tmp_path / "weights"
+    weights.mkdir()
+    (weights / "config.json").write_text("{}")
+    features.write_bytes(b"one")
+    run_ = {**BENCH["run"], "model": {"name": "digits-flow", "folder": str(weights)}}
+    path = write(tmp_path, metrics={"features": str(features)}, run=run_)
+
+    def keys() -> set[str]:
+        return {job.key for job in jobs(load(path))}
+
+    before = keys()
+    assert before == keys()
+    features.write_bytes(b"other")
+    between = keys()
+    assert before.isdisjoint(between)
+    (weights / "model.safetensors").write_bytes(b"new")
+    assert between.isdisjoint(keys())
+    plain = contents({"model": {"name": "digits-flow", "folder": None}, "features": "digits", "list": ["a/b"]})
+    assert plain == {}
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
+    def rows(devices: int) -> list[dict[str, Any]]:
+        out = tmp_path / f"out{devices}"
+        command = ["bench", "--config", str(path), "--output", str(out), f"run.fabric.devices={devices}"]
+        program = "from paraflowkit.cli import app; app()"
+        done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+
+    path = write(tmp_path, timing={"repetitions": 1})
+    one, two = rows(1), rows(2)
+    assert [row["kind"] for row in one] == ["given", "given", "time"]
+    for alone, together in zip(one, two, strict=True):
+        assert [alone.get(name) for name in ("kind", "method", "at")] == [
+            together.get(name) for name in ("kind", "method", "at")
+        ]
+        for name in ("iterations", "evaluations", "samples"):
+            assert alone.get(name) == together.get(name)
+        for name in ("error", "fid", "psnr"):
+            if alone.get(name) is None:
+                assert together.get(name) is None
+            else:
+                assert together[name] == pytest.approx(alone[name], rel=1e-3, abs=1e-6)
 
 
 def test_a_method_that_refuses_does_not_end_the_bench(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from paraflowkit.bench.config import BenchConfig, Spot
+from paraflowkit.bench.contents import contents
 from paraflowkit.bench.folder import identity
 from paraflowkit.bench.solves import Refused, component, equation, sequentially
 from paraflowkit.config import Component, RunConfig, to_data
@@ -62,6 +63,7 @@ def jobs(config: BenchConfig) -> list[Job]:
     """All rows of a bench, in the order of its tables: place by place, method by method."""
     made: list[Job] = []
     metrics = config.settings.metrics.model_dump(mode="json")
+    metrics |= contents(metrics)
     seen: set[str] = set()
 
     def job(kind: str, spot: Spot, wanted: float | None = None, plain: RunConfig | None = None) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from paraflowkit.bench.contents import contents
 from paraflowkit.bench.remembered import Remembered
 from paraflowkit.bench.search import Point
 from paraflowkit.config import Component, RunConfig, to_data
@@ -53,7 +54,8 @@ def equation(config: RunConfig) -> dict[str, Any]:
     data = to_data(config)
     requests = [request.model_dump() for request in read_requests(config)]
     own = {name: data[name] for name in EQUATION if name != "requests"}
-    return {**own, "requests": requests, "dtype": config.run.dtype, "precision": config.fabric.precision}
+    how = {"dtype": config.run.dtype, "precision": config.fabric.precision}
+    return {**own, "requests": requests, **how, **contents(own["model"])}
 
 
 @dataclass(frozen=True)
