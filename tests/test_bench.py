@@ -255,6 +255,14 @@ def test_rows_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert made(tmp_path).path.name == "out-2"
 
 
+def test_a_sought_tolerance_takes_the_place_of_a_wanted_error(tmp_path: Path) -> None:
+    methods = {"Euler": {"solver": "sequential"}, "L": {"solver": {"name": "lattice", "error": 0.01}}}
+    given, sought = [j for j in jobs(load(write(tmp_path, methods=methods, errors=[0.1]))) if j.spot.method == "L"]
+    assert given.spot.config.solver.settings.model_dump()["error"] == 0.01
+    found = sought.with_setting(0.03).solver.settings.model_dump()
+    assert (found["error"], found["tolerance"]) == (None, 0.03)
+
+
 def test_other_weights_are_other_rows(tmp_path: Path) -> None:
     features, weights = tmp_path / "inception.safetensors", tmp_path / "weights"
     weights.mkdir()

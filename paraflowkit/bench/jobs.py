@@ -56,6 +56,7 @@ class Job:
         if "tolerance" not in type(settings).model_fields:
             raise Refused(f"{config.solver.name} has no tolerance to seek")
         given = {**settings.model_dump(exclude_unset=True), "tolerance": setting}
+        given.pop("error", None)  # whose place a tolerance takes
         return replace(config, solver=Component("solver", config.solver.name, type(settings).model_validate(given)))
 
 
