@@ -28,7 +28,8 @@ def schema() -> dict[str, Any]:
             for key, value in part.pop("$defs", {}).items():
                 definitions[f"{kind}.{name}.{key}"] = value
             part["properties"] = {"name": {"const": name}, **part.get("properties", {})}
-            part["required"] = sorted({*part.get("required", []), *([] if name in (default, IN_A_WINDOW) else ["name"])})
+            named = [] if name in (default, IN_A_WINDOW) else ["name"]
+            part["required"] = sorted({*part.get("required", []), *named})
             definitions[f"{kind}.{name}"] = part
             options.append({"$ref": f"#/$defs/{kind}.{name}"})
         properties[kind] = {"anyOf": [{"type": "string", "examples": registry.names(kind)}, *options]}

@@ -20,11 +20,11 @@ from paraflowkit import registry
 from paraflowkit.bench import run as running
 from paraflowkit.bench.command import run
 from paraflowkit.bench.config import load
+from paraflowkit.bench.contents import contents
 from paraflowkit.bench.folder import BenchFolder
 from paraflowkit.bench.jobs import jobs
 from paraflowkit.bench.remembered import Remembered
 from paraflowkit.bench.search import Found, Point, fewest, loosest
-from paraflowkit.bench.contents import contents
 from paraflowkit.bench.solves import Made
 from paraflowkit.bench.tables import csv_text, markdown, tables
 from paraflowkit.bench.verdict import verdicts

@@ -51,11 +51,11 @@ class Auto(QuasiNewton[AutoConfig]):
     """:class:`~paraflowkit.solvers.lattice.Lattice` with a window that suits the devices, or sequential sampling.
 
     Before the first solve of a network and a number of samples, calls of 1, 2, 4, … nodes of all samples are timed for
-    as long as a call of twice the rows takes less than twice as long. The window is the one of the least predicted time, :func:`sweeps` times the cost of a
-    call; where no window beats N calls of one node, the steps are taken one by one. While the solve runs, its clock is
-    compared with what sequential sampling would have taken to come as far: where it will stay behind at this pace, the
-    rest is sampled sequentially. The run's window policy has no say. With several processes the decisions are the first
-    one's.
+    as long as a call of twice the rows takes less than twice as long. The window is the one of the least predicted
+    time, :func:`sweeps` times the cost of a call; where no window beats N calls of one node, the steps are taken one by
+    one. While the solve runs, its clock is compared with what sequential sampling would have taken to come as far:
+    where it will stay behind at this pace, the rest is sampled sequentially. The run's window policy has no say. With
+    several processes the decisions are the first one's.
     """
 
     config_cls = AutoConfig

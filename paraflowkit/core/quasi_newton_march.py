@@ -1,0 +1,106 @@
+"""The march of a quasi-Newton sweep through its surrogate: one linear system, or step after step.
+
+Which surrogate and which system, says :mod:`paraflowkit.core.quasi_newton`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paraflowkit.core.interpolation import cubic
+from paraflowkit.core.march import estimate, spread
+from paraflowkit.core.solver import Sweep
+
+if TYPE_CHECKING:
+    from paraflowkit.core.quasi_newton import QuasiNewtonState
+
+
+def solved(
+    state: QuasiNewtonState, sweep: Sweep, x: Tensor, h: Tensor, kappa: Tensor, columns: Sequence[list[int]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The marched states ``(samples, W, D)``, the predictions there (at evaluated nodes alone where s = 1), and the
+    derivatives of the states by the predictions, float64 ``(samples, W, W)`` on the CPU."""
+    response = state.response
+    assert response is not None  # checked by the caller; this is for the type checker
+    device, work = x.device, x.dtype
+    n = sweep.n.cpu()
+    depth = response.own.shape[1]
+    rows = response.of_data(n)
+    of_x, of_m = response.past(n)
+
+    def there(weights: Tensor) -> Tensor:
+        return weights.to(device=device, dtype=work)
+
+    base = there(of_x) @ sweep.states[:, :depth].to(work).flatten(2)
+    if depth > 1:
+        base = base + there(of_m) @ sweep.outputs[:, : depth - 1].to(work).flatten(2)
+    if sweep.z is not None and response.table.stochastic:
+        noise = response.within(n) * response.table.s[n][:, None]
+        base = base + there(noise) @ sweep.z.to(work).flatten(2)
+    most = max(len(c) for c in columns)
+    count, width = n.shape
+    between = np.zeros((count, width, most))
+    before = np.zeros((count, width))
+    behind, lo = state.behind.tolist(), n[:, 0].tolist()
+    for i, own in enumerate(columns):
+        at = n[i].numpy().astype(float)
+        if 0 <= behind[i] < lo[i] and state.spacing[i] > 1:
+            made = cubic(np.concatenate([[behind[i]], at[own]]), at)
+            before[i], between[i, :, : len(own)] = made[:, 0], made[:, 1:]
+        else:
+            between[i, :, : len(own)] = cubic(at[own], at)
+    index = torch.tensor([c + [0] * (most - len(c)) for c in columns])
+    inside = torch.tensor([[1.0] * len(c) + [0.0] * (most - len(c)) for c in columns], dtype=torch.float64)
+    inside[:, 0] = 0  # the front's prediction is the network's
+    between_, before_ = torch.from_numpy(between), torch.from_numpy(before)[..., None]
+    weights = rows @ between_
+    base = base + there(rows @ before_) @ state.behind_h[:, None].to(work)
+    pick = torch.arange(count)[:, None]
+    entry = (index - 1).clamp(min=0)
+    k = kappa.cpu()[pick, index] * inside
+    system = torch.eye(most, dtype=torch.float64) - k[..., None] * weights[pick, entry]
+    inverse, failed = torch.linalg.inv_ex(system)
+    good = (failed == 0) & inverse.isfinite().all(-1).all(-1) & (inverse.abs().amax((-1, -2)) < 1e4)
+    inverse = torch.where(good[:, None, None], inverse, torch.eye(most, dtype=torch.float64))
+    pick, index, entry = pick.to(device), index.to(device), entry.to(device)
+    right = h[pick, index] + there(k)[..., None] * (base[pick, entry] - x[pick, index])
+    made = there(inverse) @ right
+    states = base + there(weights) @ made
+    out = h.clone()
+    if int(state.spacing.max()) > 1:
+        return states, there(between_) @ made + there(before_) * state.behind_h[:, None].to(work), rows
+    for i, own in enumerate(columns):
+        out[i, own] = made[i, : len(own)]
+    return states, out, rows
+
+
+def step_by_step(
+    state: QuasiNewtonState, sweep: Sweep, h: Tensor, kappa: Tensor, columns: Sequence[list[int]]
+) -> Tensor:
+    """The march for samplers that are not affine, all of whose nodes up to the last evaluated one are evaluated."""
+    problem, n, depth = sweep.problem, sweep.n, sweep.history
+    x, m = sweep.states.clone(), sweep.outputs.clone()
+    rows = torch.arange(len(n), device=n.device)
+    last = torch.tensor([c[-1] for c in columns], device=n.device)
+    final = estimate(problem, sweep.x[rows, last], sweep.m[rows, last], n[rows, last])
+    channels = x.shape[2]
+    for c in range(n.shape[1]):
+        here = x[:, depth + c]
+        slope = kappa[:, c].to(here.dtype).view(-1, *(1,) * (here.ndim - 1))
+        data = torch.where(spread(c <= last, here), h[:, c].to(here.dtype) + slope * (here - sweep.x[:, c]), final)
+        output = torch.where(spread(state.raw[n[:, c]], data), data, problem.from_data(data, here, n[:, c]))
+        old = m[:, depth + c, :channels]
+        fits = spread((c > 0) & sweep.valid[:, c], old)
+        m[:, depth + c, :channels] = torch.where(fits, output, old)
+        if m.shape[2] > channels and c:
+            known, at = spread(sweep.evaluated[:, c], old), depth + c  # else the latest variance is the best guess
+            m[:, at, channels:] = torch.where(known, m[:, at, channels:], m[:, at - 1, channels:])
+        z = None if sweep.z is None else sweep.z[:, c : c + 1]
+        part = slice(c, depth + c + 1)
+        x[:, depth + c + 1] = problem.rule.apply(n[:, c : c + 1], x[:, part], m[:, part], z)[:, 0]
+    return x[:, depth + 1 :]
