@@ -174,6 +174,8 @@ def solve(
             opening = "constant" if apart else settings.entering
             if stats.sweeps == settings.precondition:
                 opening = settings.guess
+            if width == 1:  # the state that enters is the one that the next sweep makes exact
+                opening = "constant"
             data = run.estimates(evaluated) if opening == "clean_estimate" and warm is None else None
             run.x = torch.where(spread(keep, run.x), torch.cat([run.x[:, : h + 1], new], 1), run.x)
             # An output belongs to the state it was computed at: a state that moved must be evaluated again.

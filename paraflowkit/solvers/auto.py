@@ -46,6 +46,14 @@ class AutoState(QuasiNewtonState):
     began: float = -1.0
     gave_up: bool = False
 
+    @classmethod
+    def sequential(cls, problem: Problem, one: float) -> AutoState:
+        """Of a solve that needs nothing of the iteration's."""
+        none = problem.x0.new_zeros(0)
+        still = torch.ones(len(problem.x0), dtype=torch.int64, device=none.device)
+        made = cls(None, none, none, none, none, none, none, None, still, 0, -still, none, stretch=1)
+        return replace(made, one=one, full=one, began=time.perf_counter())
+
 
 class Auto(QuasiNewton[AutoConfig]):
     """:class:`~paraflowkit.solvers.lattice.Lattice` with a window that suits the devices, or sequential sampling.
@@ -66,11 +74,11 @@ class Auto(QuasiNewton[AutoConfig]):
         return self.usual(problem) if smooth(problem) else 1
 
     def init(self, problem: Problem) -> AutoState:
-        inner = super().init(problem)
-        size, one, full = self._choose(problem, int(inner.spacing[0]))
-        given = {field.name: getattr(inner, field.name) for field in fields(inner)}
+        size, one, full = self._choose(problem, self.spacing(problem))
         if size == 1:
-            given |= {"spacing": torch.ones_like(inner.spacing), "stretch": 1}
+            return AutoState.sequential(problem, one)
+        inner = super().init(problem)
+        given = {field.name: getattr(inner, field.name) for field in fields(inner)}
         return AutoState(**given, size=size, one=one, full=full, began=time.perf_counter())
 
     def window(self, state: QuasiNewtonState, policy: WindowPolicy[Any]) -> WindowPolicy[Any]:
@@ -101,7 +109,7 @@ class Auto(QuasiNewton[AutoConfig]):
 
     def select(self, state: QuasiNewtonState, n: Tensor, valid: Tensor) -> Tensor:
         assert isinstance(state, AutoState)  # it is made by init
-        if not state.gave_up:
+        if state.size > 1 and not state.gave_up:
             return super().select(state, n, valid)
         front = torch.zeros_like(valid)
         front[:, 0] = valid[:, 0]
