@@ -87,8 +87,9 @@ def solve(
     steps, count, device = problem.steps, len(problem.x0), problem.x0.device
     state = solver.init(problem)
     window = Whole() if solver.whole else solver.window(state, window.fit(problem, max_rows))
-    stretch = solver.stretch(state)
     most = min(window.limit(steps), solver.max_window or steps, steps)  # nodes that are evaluated in a sweep
+    state = solver.opened(state, most)
+    stretch = solver.stretch(state)
     width = min(stretch * most, steps)
     limits = [most] * count  # falls to 1 for a sample that goes on sequentially
 

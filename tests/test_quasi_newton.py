@@ -18,6 +18,7 @@ from paraflowkit import registry
 from paraflowkit.config import dump, loads
 from paraflowkit.core.draws import draw
 from paraflowkit.core.interpolation import cubic, left_out, smooth, usual_spacing
+from paraflowkit.core.interpolation import linear as straight
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.response import Response
 from paraflowkit.core.secants import Secants
@@ -41,6 +42,36 @@ def linear(p: Problem, slope: float) -> Problem:
     return dataclasses.replace(
         p, evaluate=lambda x, node, cond: slope * x, prediction=Prediction.DATA, cond=None, uncond=None, guidance=None
     )
+
+
+# The nodes of a window
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 16, 32, 60])
+@pytest.mark.parametrize("steps", [25, 50, 200])
+def test_a_window_looks_ahead_and_wastes_nothing(steps: int, size: int) -> None:
+    p = problem(mixture("flow"), make_stepper("euler"), steps, 1)
+    solver = make_solver("secant", tolerance=1e-3)
+    most = min(size, steps)
+    state = solver.opened(solver.init(p), most)
+    width, gap = min(solver.stretch(state) * most, steps), state.gap
+    assert gap == {25: 2, 50: 4, 200: 8}[steps]
+    for front in range(steps):
+        n = torch.arange(front, front + width)[None]
+        valid = n < steps
+        on = solver.select(state, n.clamp(max=steps - 1), valid)[0]
+        nodes = n[0, on & (on.long().cumsum(0) <= most)].tolist()
+        assert len(nodes) == min(most, steps - front)
+        near = [node for at, node in enumerate(nodes) if node == front + at]
+        assert len(near) >= 0.8 * len(nodes)
+        assert all(node % gap == 0 for node in nodes[len(near) :])
+        if size >= 16 and front + 2 * size + gap < steps:
+            assert nodes[-1] > front + size
+
+
+def test_lines_between_nodes_and_the_last_value_beyond() -> None:
+    made = straight(np.array([0.0, 1.0, 5.0]), np.array([0.0, 1.0, 2.0, 5.0, 9.0]))
+    np.testing.assert_allclose(made, [[1, 0, 0], [0, 1, 0], [0, 0.75, 0.25], [0, 0, 1], [0, 0, 1]])
 
 
 # Responses

@@ -50,6 +50,11 @@ def cubic(nodes: Array, at: Array) -> Array:
     return made + width * (u * (1 - u) ** 2 * slope[k] + u**2 * (u - 1) * slope[k + 1])
 
 
+def linear(nodes: Array, at: Array) -> Array:
+    """Weights of linear interpolation; beyond the last node its value is held. As :func:`cubic`."""
+    return np.stack([np.interp(at, nodes, row) for row in np.eye(len(nodes))], 1)
+
+
 def left_out(nodes: list[int], spacing: int, h: Tensor, last: int) -> float | None:
     """Root mean square error of interpolating between nodes ``spacing`` apart, or None where nobody can tell.
 

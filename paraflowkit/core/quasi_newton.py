@@ -45,7 +45,8 @@ class QuasiNewtonState:
         secants: of the windows; None before the first sweep.
         spacing: int64 ``(samples,)``, between evaluated nodes. sweeps: so far.
         behind: int64 ``(samples,)``, the last evaluated node behind the front, or -1; its prediction is
-            ``behind_h (samples, D)``. stretch: steps of the window for each evaluated node.
+            ``behind_h (samples, D)``. stretch: steps of the window for each evaluated node; most: of these nodes.
+        gap: steps between the nodes far from the front, where all are evaluated near it.
     """
 
     response: Response | None
@@ -61,6 +62,8 @@ class QuasiNewtonState:
     behind: Tensor
     behind_h: Tensor
     stretch: int
+    most: int = 1
+    gap: int = 1
 
 
 ConfigT = TypeVar("ConfigT", bound=QuasiNewtonConfig)
@@ -75,6 +78,9 @@ BETWEEN = 1.0
 #: variance: at the front, and from REACH of all steps before it on. Near the front the slope is too large for a single
 #: correction on purpose: what moved the states upstream in this sweep moves them on in the next.
 NEAR, FAR, REACH = 60.0, 0.2, 0.25
+#: Where all steps are evaluated: share of a window's nodes that lie farther from the front, and how far apart these are,
+#: over the root of the number of steps. What they say of later steps costs the nearer ones hardly a sweep.
+AHEAD, APART = 0.15, 0.6
 
 
 class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
@@ -83,6 +89,9 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
     def spacing(self, problem: Problem) -> int:
         """Steps between evaluated nodes, a power of two; 1 evaluates all."""
         return 1
+
+    def opened(self, state: QuasiNewtonState, most: int) -> QuasiNewtonState:
+        return replace(state, most=most)
 
     def stretch(self, state: QuasiNewtonState) -> int:
         return state.stretch
@@ -115,15 +124,31 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
             0,
             torch.full((count,), -1, dtype=torch.int64, device=device),
             problem.x0.new_zeros(0),
-            # As much again is marched beyond the evaluated nodes: what enters is then what the newest predictions say.
-            stretch=2 * gap,
+            # More is marched beyond the evaluated nodes: what enters is then what the newest predictions say.
+            stretch=2 * gap if gap > 1 or response is None else 3,
+            gap=1 if response is None else 1 << int(max(1.0, APART * problem.steps**0.5)).bit_length() - 1,
         )
 
     def select(self, state: QuasiNewtonState, n: Tensor, valid: Tensor) -> Tensor:
         last = len(state.alpha) - 1
         on = (n % state.spacing[:, None] == 0) | (n == 1) | (n == last)
         on[:, 0] = True
+        if state.gap > 1:
+            on = torch.where(state.spacing[:, None] == 1, self._ahead(state, n, valid), on)
         return on & valid
+
+    def _ahead(self, state: QuasiNewtonState, n: Tensor, valid: Tensor) -> Tensor:
+        """All nodes near the front, and of those beyond every ``gap``-th, as many as may be evaluated at least."""
+        steps, length = len(state.alpha), valid.sum(1, keepdim=True)
+        cut = n[:, :1] + length >= steps  # by the end: its length does not tell what was asked for
+        size = torch.where(cut, state.most, length // state.stretch).clamp(min=1)
+        offset, coarse = torch.arange(n.shape[1], device=n.device), n % state.gap == 0
+        ahead = (coarse & valid).long()
+        ahead = ahead.flip(1).cumsum(1).flip(1)  # coarse nodes from each node on
+        enough = (offset + ahead >= size) & (offset >= size - (AHEAD * size + 0.25).long())
+        near = torch.where(enough.any(1, keepdim=True), enough.long().argmax(1, keepdim=True), size)
+        near = torch.where(steps - n[:, :1] <= size, size, near)
+        return (offset < near) | coarse
 
     def sweep(self, state: QuasiNewtonState, sweep: Sweep) -> tuple[Update, QuasiNewtonState]:
         problem, n, nodes = sweep.problem, sweep.n, sweep.evaluated
@@ -192,7 +217,7 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
             if not length[i]:
                 continue
             if spacing[i] == 1:
-                limit[i] = len(own)
+                limit[i] = max(1, sum(at == column for at, column in enumerate(own)))
                 continue
             limit[i] = _front(own, leading[i], length[i])
             inner = sorted(set(range(limit[i])) - set(own))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paraflowkit.core.interpolation import cubic
+from paraflowkit.core.interpolation import cubic, linear
 from paraflowkit.core.march import estimate, spread
 from paraflowkit.core.solver import Sweep
 
@@ -53,7 +53,7 @@ def solved(
             made = cubic(np.concatenate([[behind[i]], at[own]]), at)
             before[i], between[i, :, : len(own)] = made[:, 0], made[:, 1:]
         else:
-            between[i, :, : len(own)] = cubic(at[own], at)
+            between[i, :, : len(own)] = (linear if state.spacing[i] == 1 else cubic)(at[own], at)
     index = torch.tensor([c + [0] * (most - len(c)) for c in columns])
     inside = torch.tensor([[1.0] * len(c) + [0.0] * (most - len(c)) for c in columns], dtype=torch.float64)
     inside[:, 0] = 0  # the front's prediction is the network's

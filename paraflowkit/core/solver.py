@@ -119,6 +119,10 @@ class ParallelSolver(ABC, Generic[SolverConfigT, StateT]):
             ValueError: the solver's settings do not fit the problem; the message names the remedy.
         """
 
+    def opened(self, state: StateT, most: int) -> StateT:
+        """The state of a solve whose window is known: at most ``most`` nodes are evaluated in a sweep of a sample."""
+        return state
+
     def stretch(self, state: StateT) -> int:
         """Steps of a window for each node that the policy asks for, by default 1.
 
