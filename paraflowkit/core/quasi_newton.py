@@ -84,7 +84,10 @@ AHEAD, APART = 0.15, 0.6
 
 
 class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
-    """See the module's text; subclasses say how far apart the evaluated nodes are."""
+    """See the module's text; subclasses say how far apart the evaluated nodes are.
+
+    Where all steps are evaluated, a few of a window's nodes lie ahead of the others, every ``gap``-th step.
+    """
 
     def spacing(self, problem: Problem) -> int:
         """Steps between evaluated nodes, a power of two; 1 evaluates all."""

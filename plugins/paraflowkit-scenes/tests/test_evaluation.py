@@ -293,7 +293,7 @@ def test_accuracy_counts_by_number_of_things() -> None:
 def test_the_cells_of_the_issue() -> None:
     """Every solver at its published settings for each N, spread over the three kinds of captions."""
     cells = solver_cells(list(SOLVERS), [25, 50, 75, 100], 3.0, 64)
-    assert len(cells) == 4 * len(SOLVERS) + len(SOLVERS) - 2
+    assert len(cells) == 4 * len(SOLVERS) + len(SOLVERS) - 4  # sequential, what accepts all, two errors more
     assert {cell.steps for cell in cells if cell.part == "exact"} == {50}
     by_name = {cell.solver: cell for cell in cells if cell.part == "solvers"}
     tolerances = {name: cell.settings["tolerance"] for name, cell in by_name.items()}

@@ -44,6 +44,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--guidance", type=_at_least(0, float), default=3.0, help="of the part solvers")
     parser.add_argument("--steps", type=_at_least(1), nargs="+", default=[25, 50, 75, 100], help="N, of the solvers")
     parser.add_argument("--solvers", choices=SOLVERS, nargs="+", default=list(SOLVERS), metavar="NAME")
+    parser.add_argument("--no-exact", action="store_true", help="leave out tolerance 0")
     parser.add_argument("--references", type=_at_least(2), default=2000, help="drawn pictures that FID compares with")
     parser.add_argument("--batch", type=_at_least(1), default=32, help="prompts that are solved together")
     parser.add_argument("--rows", type=_at_least(1), default=128, help="most network rows of one call")
@@ -71,7 +72,8 @@ def evaluate(args: argparse.Namespace) -> None:
 
     scenes = prompts()
     guidance = guidance_cells(args.guidances, args.guidance_steps, min(args.prompts or len(scenes), len(scenes)))
-    solvers = solver_cells(args.solvers, args.steps, args.guidance, min(args.prompts or 64, len(scenes)))
+    count = min(args.prompts or 64, len(scenes))
+    solvers = solver_cells(args.solvers, args.steps, args.guidance, count, exact=not args.no_exact)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
