@@ -296,7 +296,9 @@ def test_the_cells_of_the_issue() -> None:
     assert len(cells) == 4 * len(SOLVERS) + len(SOLVERS) - 4  # sequential, what accepts all, two errors more
     assert {cell.steps for cell in cells if cell.part == "exact"} == {50}
     by_name = {cell.solver: cell for cell in cells if cell.part == "solvers"}
-    tolerances = {name: cell.settings["tolerance"] for name, cell in by_name.items()}
+    errors = {name: cell.settings["error"] for name, cell in by_name.items() if cell.settings.get("error")}
+    assert errors == {"secant": 0.01, "secant, looser": 0.03, "secant, tighter": 0.003, "lattice": 0.01}
+    tolerances = {name: cell.settings["tolerance"] for name, cell in by_name.items() if name not in errors}
     assert tolerances == {
         "sequential": 0.0,
         "paradigms": 0.01,
