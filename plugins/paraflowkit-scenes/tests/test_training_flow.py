@@ -29,6 +29,14 @@ def fabric() -> Fabric:
     return fabric
 
 
+def test_numbers_of_tokens_do_not_depend_on_the_process() -> None:
+    made = make_tokenizer().get_vocab()
+    by_number = sorted(made, key=lambda piece: made[piece])
+    merged = [piece for piece in by_number if len(piece.removesuffix("</w>")) > 1 and not piece.startswith("<|")]
+    assert len(merged) > 100
+    assert merged == sorted(merged)
+
+
 def test_times_are_stratified_logit_normal() -> None:
     sigma = times(4000, generator(0, 0)).double()
     logit = torch.logit(sigma)

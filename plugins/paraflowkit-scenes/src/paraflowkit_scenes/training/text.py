@@ -39,9 +39,10 @@ def write_tokenizer(folder: Path, length: int = MAX_TOKENS) -> None:
     merges = [
         pair.split(" ") if isinstance(pair, str) else pair for pair in json.loads(learner.to_str())["model"]["merges"]
     ]
-    pieces = dict.fromkeys(
-        [*letters, *(f"{letter}</w>" for letter in letters), *(a + b for a, b in merges), BEGIN, END]
-    )
+    # Sorted: merges that are equally frequent come out in another order in each process, and a token's number must not
+    # depend on that. Whole words are one token in any order of those.
+    merged = sorted({a + b for a, b in merges})
+    pieces = dict.fromkeys([*letters, *(f"{letter}</w>" for letter in letters), *merged, BEGIN, END])
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     settings = {
         "tokenizer_class": "CLIPTokenizer",
