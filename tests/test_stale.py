@@ -38,7 +38,7 @@ def test_iterations_at_an_equal_error(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_the_table_of_the_quasi_newton_page(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
-    example("method_table")["main"](DATA / "iterations_at_error.jsonl")
+    example("method_table")["main"](DATA / "held_out.jsonl")
     assert capsys.readouterr().out == (DATA / "quasi_newton.md").read_text()
 
 

@@ -9,7 +9,7 @@ search ends when the bracket is within a factor of 1.3, or when the error is bet
     python docs/examples/iterations_table.py rows.jsonl
 
 ``--cells method`` are those of the page on the quasi-Newton solvers, which were built on samples of the seeds from 1000
-on: ``--seed 5000`` has others.
+on: ``--seed 5000`` has others. ``--cells growth`` asks how iterations grow with the number of steps.
 
 With ``--out`` every row is appended to a file as soon as it is measured, and rows that the file holds are not measured
 again. A solver is named with settings as ``parataa,order=4``; by default all that are installed are compared. A window
@@ -48,6 +48,7 @@ from paraflowkit.spacing import make_grid
 Row = dict[str, Any]
 #: Network rows of one call: larger calls leave the cache of a CPU core. It changes no count.
 ROWS = 64
+PRESETS = ("smoke", "lead", "steps", "windows", "vp", "method", "growth", "all")
 FEWER = {
     "euler": ["euler", "flow-heun", "dpm-solver,order=2", "unipc,order=2"],
     "ddim": ["ddim", "dpm-solver,order=2", "dpm-solver,order=3", "unipc,order=2"],
@@ -89,6 +90,7 @@ def cells(preset: str) -> list[Cell]:
         *(Cell(*flow, 50, 3.0, w) for w in (16, 50)),
         Cell(vp, "ddpm", 200, 3.0, 32),
     ]
+    known["growth"] = [Cell(*flow, n, 3.0, 8) for n in (25, 50, 100, 200, 400, 1000)]
     known["all"] = known["steps"] + known["vp"] + known["windows"]
     return known[preset]
 
@@ -213,7 +215,7 @@ def machine() -> str:
 def main(arguments: list[str] | None = None) -> list[Row]:
     installed = [name for name in registry.names("solver") if name not in ("sequential", "auto")]
     parser = argparse.ArgumentParser(description="Iterations of every solver at an equal final error.")
-    parser.add_argument("--cells", choices=["smoke", "lead", "steps", "windows", "vp", "method", "all"], default="lead")
+    parser.add_argument("--cells", choices=PRESETS, default="lead")
     parser.add_argument("--solvers", nargs="*", default=installed, help="name,key=value,…; by default all installed")
     parser.add_argument("--errors", nargs="+", type=float, default=[1e-2, 1e-3], help="mean relative RMSE")
     parser.add_argument("--samples", type=int, default=32)

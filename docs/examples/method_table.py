@@ -1,6 +1,6 @@
 """The measured table of the page on the quasi-Newton solvers, from rows of ``iterations_at_error.py``.
 
-    python docs/examples/method_table.py docs/data/iterations_at_error.jsonl > docs/data/quasi_newton.md
+    python docs/examples/method_table.py docs/data/held_out.jsonl > docs/data/quasi_newton.md
 
 A table for each setting of its preset ``method`` and each error: every solver that was measured there, the fewest
 iterations first, and the fewest sequential steps of the best stepper.
@@ -48,6 +48,22 @@ def verdict(rows: list[Row]) -> str:
     return f"{word} of the best published solver: {figures[0]}, {figures[1]}."
 
 
+def growth(rows: list[Row]) -> str:
+    """How iterations of the lattice grow with N."""
+    counts, lines = [], []
+    for cell in cells("growth"):
+        found = [row for row in of_cell(rows, cell, 1e-2) if row["solver"] == "lattice"]
+        counts += [cell.steps] * len(found)
+        lines += [f"{row['iterations']:.1f} / {row['evaluations']:.0f}" for row in found]
+    if not lines:
+        return ""
+    head = f"| N | {' | '.join(map(str, counts))} |\n|---|{'---:|' * len(counts)}\n"
+    return (
+        "**How iterations grow with N.** digits-flow, euler, guidance 3, window 8, error 0.01: iterations / "
+        f"evaluations of `lattice`, 16 samples (N = 50 and 100: 32).\n\n{head}| lattice | {' | '.join(lines)} |\n"
+    )
+
+
 def main(path: Path) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines() if line]
     for cell in cells("method"):
@@ -67,6 +83,7 @@ def main(path: Path) -> None:
                     f"| {row['worst']:.1e} | {row['samples']} |"
                 )
             print()
+    print(growth(rows))
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ ConfigT = TypeVar("ConfigT", bound=QuasiNewtonConfig)
 LOWEST, HIGHEST = -0.5, 1.5
 #: The tolerance over the wanted error of the final sample, so that about 95 % of samples are nearer to the sequential
 #: ones than was asked, with all steps evaluated and with interpolation: see docs/data/stopping.md.
-STOP, STOP_BETWEEN = 0.78, 0.7
+STOP, STOP_BETWEEN = 0.9, 0.7
 #: The largest error that interpolated predictions may put into a state, over the tolerance; else the lattice is finer.
 BETWEEN = 1.0
 #: A node that was evaluated once has the slope of a Gaussian prior, α s² / (σ² + α² s²), with this s² over the data's
