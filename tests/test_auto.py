@@ -221,6 +221,35 @@ def test_settings_that_leave_no_choice_are_exact(given: dict[str, Any], clock: C
         assert found.seconds < 50
 
 
+def test_a_network_is_timed_once_for_a_size_of_batch(clock: Clock) -> None:
+    p, calls = easy(), [0]
+
+    def evaluate(x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
+        calls[0] += 1
+        clock.now += 1.0
+        return p.evaluate(x, node, cond)
+
+    solver = auto.Auto(AutoConfig())
+    same = dataclasses.replace(p, evaluate=evaluate)
+    solver.init(same)
+    timed = calls[0]
+    assert timed > 2
+    solver.init(dataclasses.replace(same, seeds=(8, 9)))
+    assert calls[0] == timed
+    solver.init(dataclasses.replace(easy(batch=3), evaluate=evaluate))
+    assert calls[0] > timed
+
+    class Listed(list[int]):
+        """A callable that cannot be the key of a dictionary."""
+
+        def __call__(self, x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
+            return evaluate(x, node, cond)
+
+    timed = calls[0]
+    solver.init(dataclasses.replace(p, evaluate=Listed()))
+    assert calls[0] > timed
+
+
 @pytest.mark.parametrize("most", [1, 4, 8])
 def test_the_window_is_the_solvers_own(most: int, clock: Clock) -> None:
     p = easy()

@@ -102,14 +102,17 @@ class CostCurve:
 def call_seconds(problem: Problem, nodes: int) -> float:
     """Seconds of a call with so many nodes of each of a problem's samples, timed once for a network and such a batch.
 
-    The least of two calls, after one that warms up if it is the first timed of its kind: what is left out of larger
-    ones makes them seem dearer at most. Processes that share the calls must all ask; the first one's clock counts.
+    The least of two calls, after one that warms up if it is the first of its kind; larger ones without can only seem
+    dearer than they are. Processes that share the calls must all ask; the first one's clock counts.
     """
     evaluate, count = problem.evaluate, len(problem.x0)
     at = torch.arange(count, device=problem.x0.device)
     kind = (count, problem.network_rows(at), problem.x0.shape, problem.x0.dtype, str(problem.x0.device))
     owner: Any = evaluate.model if isinstance(evaluate, Here) else evaluate
-    known = _remembered.setdefault(owner, {}).setdefault(kind, {})
+    try:
+        known = _remembered.setdefault(owner, {}).setdefault(kind, {})
+    except TypeError:  # it cannot be a key, so it is timed each time
+        known = {}
     if nodes not in known:
         with torch.no_grad():
             if not known:
