@@ -78,8 +78,8 @@ BETWEEN = 1.0
 #: variance: at the front, and from REACH of all steps before it on. Near the front the slope is too large for a single
 #: correction on purpose: what moved the states upstream in this sweep moves them on in the next.
 NEAR, FAR, REACH = 60.0, 0.2, 0.25
-#: Where all steps are evaluated: share of a window's nodes that lie farther from the front, and how far apart these are,
-#: over the root of the number of steps. What they say of later steps costs the nearer ones hardly a sweep.
+#: Where all steps are evaluated: share of a window's nodes that lie farther from the front, and how far apart these
+#: are, over the root of the number of steps. What they say of later steps costs the nearer ones hardly a sweep.
 AHEAD, APART = 0.15, 0.6
 
 
