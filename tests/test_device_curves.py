@@ -195,15 +195,19 @@ def test_what_calls_mean_for_a_solve(tables: Any) -> None:
     """Against numbers worked out by hand."""
     curve = {b: {"seconds": s} for b, s in {1: 1.0, 2: 1.5, 8: 3.0, 16: 5.0}.items()}
     solve = {"steps": 50, "window": 8, "stepper": "euler", "guidance": 7.5, "rows": 16.0}
-    known = {("euler", 50, 3.0, 8): 12.0, ("euler", 50, 1.0, 8): 10.0}
-    assert tables.gains(solve, curve, known) == pytest.approx([15.0, 1.25])
+    known = {
+        ("paraflow", "euler", 50, 3.0, 8): (12.0, 96.0),  # 16 rows a call
+        ("paraflow", "euler", 50, 1.0, 8): (10.0, 80.0),
+        ("lattice", "euler", 50, 3.0, 8): (7.5, 45.0),  # 12 rows a call, halfway between 3 and 5 seconds
+    }
+    assert tables.gains(solve, curve, known) == pytest.approx([15.0, 75 / 60, 75 / 30])
     alone = {**solve, "guidance": 1.0, "rows": 8.0}
-    assert tables.gains(alone, curve, known) == pytest.approx([50 / 3, 5 / 3])
-    assert tables.gains({**solve, "window": 9}, curve, known) == [pytest.approx(15.0), None]
-    assert tables.gains({**solve, "rows": 32.0}, curve, known) == [None, None]
+    assert tables.gains(alone, curve, known) == [pytest.approx(50 / 3), pytest.approx(5 / 3), None]
+    assert tables.gains({**solve, "window": 9}, curve, known) == [pytest.approx(15.0), None, None]
+    assert tables.gains({**solve, "rows": 32.0}, curve, known) == [None, None, None]
     found = tables.digits_iterations()
-    assert all(("euler", 50, g, w) in found for g in (1.0, 3.0) for w in (8, 16))
-    assert all(1 < found["ddim", 50, 3.0, w] < 50 for w in (8, 16))
+    assert all(("paraflow", "euler", 50, g, w) in found for g in (1.0, 3.0) for w in (8, 16))
+    assert all(1 < found[name, "euler", 50, 3.0, 8][0] < 50 for name in ("paraflow", "lattice"))
 
 
 @pytest.mark.parametrize(

@@ -98,3 +98,14 @@ def test_clones_share_nothing_that_can_be_changed() -> None:
     copy["a"].append(1)
     assert float(tree["a"][0].sum()) == 0
     assert len(tree["a"]) == 2
+
+
+@pytest.mark.parametrize("time", [torch.tensor(7.0), torch.tensor([7.0]), 7.0])
+def test_times_of_several_calls_are_where_their_rows_are(time: Any) -> None:
+    """A scheduler's times may stay on the CPU: networks move one of them, and not a vector."""
+    tree = ((torch.zeros(2, 3, device="meta"),), {"timestep": time})
+    lay = layout(tree, 1)
+    (rows,), kwargs = gather(lay, [(tree, [0]), (tree, [0])])
+    assert rows.shape == (4, 3)
+    assert kwargs["timestep"].device == rows.device
+    assert len(kwargs["timestep"]) == 4

@@ -31,6 +31,12 @@ def test_does_it_help() -> None:
     assert (DATA / "does_it_help.md").read_text() == example("does_it_help")["text"]()
 
 
+def test_device_curves(monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
+    rows = [json.loads(line) for line in (DATA / "device_curves.jsonl").read_text().splitlines()]
+    assert (DATA / "device_curves.md").read_text() == example("device_tables")["markdown"](rows, "device_curves.png")
+
+
 def test_iterations_at_an_equal_error(capsys: pytest.CaptureFixture[str]) -> None:
     example("iterations_table")["main"]([str(DATA / "iterations_at_error.jsonl")])
     assert capsys.readouterr().out == (DATA / "iterations_at_error.md").read_text()

@@ -195,6 +195,8 @@ def gather(layout_: Layout, calls: Sequence[tuple[Any, list[int]]]) -> tuple[tup
         calls: the trees of arguments, alike but for their values, and the samples wanted of each.
     """
     b, p = layout_.branches, layout_.units
+    main = main_argument(*calls[0][0])
+    device = main.device if isinstance(main, Tensor) else main[0].device
 
     def build(nodes: list[Any], path: Path) -> Any:
         first = nodes[0]
@@ -217,7 +219,8 @@ def gather(layout_: Layout, calls: Sequence[tuple[Any, list[int]]]) -> tuple[tup
             values = [
                 torch.as_tensor(n).reshape(1, 1).expand(b, len(us)) for n, (_, us) in zip(nodes, calls, strict=True)
             ]
-            return torch.cat(values, 1).reshape(-1)
+            # A single time may stay on the CPU, and networks take it from there; several are expected where the rows are.
+            return torch.cat(values, 1).reshape(-1).to(device)
         return first.clone() if isinstance(first, Tensor) else first
 
     args, kwargs = build([tree for tree, _ in calls], ())
