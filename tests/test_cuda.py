@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import zoo
 from problems import exact_solvers, make_solver, make_stepper, mixture, problem, sequential, sliding
 
 from paraflowkit.bench.command import run as run_bench
@@ -173,6 +174,49 @@ def test_pipelines(tolerance: float, where: str, tf32: bool) -> None:
     assert all(torch.equal(one, two) for one, two in zip(ends, after, strict=True))
     assert float((parallel - plain).square().mean().sqrt()) <= (tolerance or ROUNDING[tf32])
     assert stats.sequential <= (30 if tolerance == 0 else 20)
+
+
+def moved(node: Any) -> Any:
+    """A call's arguments, on the GPU."""
+    if isinstance(node, torch.Tensor):
+        return node.to("cuda")
+    if isinstance(node, dict):
+        return {key: moved(value) for key, value in node.items()}
+    return type(node)(map(moved, node)) if type(node) in (list, tuple) else node
+
+
+def drawn(pipe: Any, each: zoo.Entry) -> torch.Tensor:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return zoo.output(pipe(**moved(each.call(each.prompts[0])), generator=torch.Generator("cuda").manual_seed(3)))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_zoo_at_tolerance_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pipeline of each family of diffusers, as tests/test_pipelines.py has it on the CPU."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    seen: set[str] = set()
+    refused: set[str] = set()
+    for name, each in zoo.load().items():
+        if each.family in seen:
+            continue
+        seen.add(each.family)
+        pipe = each.build().to("cuda")
+
+        plain = drawn(pipe, each)
+        with enable(pipe, window=3, tolerance=0.0):
+            parallel = drawn(pipe, each)
+            if pipe.paraflow_stats.refused is not None:
+                refused.add(name)
+        assert float((parallel - plain).abs().max()) <= 1e-4 * max(float(plain.abs().max()), 1e-9), name
+    assert len(seen) > 30
+    assert refused <= {
+        "TextToVideoZeroPipeline",
+        "CosmosTextToWorldPipeline",
+        "HiDreamImagePipeline",
+        "GlmImagePipeline",
+    }
 
 
 BENCH = """

@@ -219,7 +219,7 @@ def gather(layout_: Layout, calls: Sequence[tuple[Any, list[int]]]) -> tuple[tup
             values = [
                 torch.as_tensor(n).reshape(1, 1).expand(b, len(us)) for n, (_, us) in zip(nodes, calls, strict=True)
             ]
-            # A single time may stay on the CPU, and networks take it from there; several are expected where the rows are.
+            # One time may stay on the CPU, and networks take it from there; several are expected where the rows are.
             return torch.cat(values, 1).reshape(-1).to(device)
         return first.clone() if isinstance(first, Tensor) else first
 

@@ -54,10 +54,12 @@ def load() -> dict[str, Entry]:
 
 
 def output(result: Any) -> torch.Tensor:
-    """The first field of what a pipeline returned, as one float64 tensor."""
+    """The first field of what a pipeline returned, as one float64 tensor on the CPU."""
     import numpy as np
 
+    def tensor(value: Any) -> torch.Tensor:
+        return value.detach().cpu() if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
+
     first = result if isinstance(result, torch.Tensor) else result[0]
-    if isinstance(first, (list, tuple)):
-        first = torch.stack([torch.as_tensor(np.asarray(each)) for each in first])
-    return torch.as_tensor(np.asarray(first)).double()
+    listed = isinstance(first, (list, tuple))
+    return (torch.stack([tensor(each) for each in first]) if listed else tensor(first)).double()
