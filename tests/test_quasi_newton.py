@@ -17,7 +17,7 @@ from torch import Tensor
 from paraflowkit import registry
 from paraflowkit.config import dump, loads
 from paraflowkit.core.draws import draw
-from paraflowkit.core.interpolation import cubic, left_out, smooth, usual_spacing
+from paraflowkit.core.interpolation import cubic, leaving_out, left_out, over_window, smooth, usual_spacing
 from paraflowkit.core.interpolation import linear as straight
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.response import Response
@@ -155,19 +155,38 @@ def test_leaving_nodes_out_tells_the_order_of_the_error(spacing: int) -> None:
     between = np.array([n + spacing / 2 for n in nodes[:-1]])
     at = np.array(nodes, dtype=float)
     true = np.sqrt(np.mean((cubic(at, between) @ curve(at) - curve(between)) ** 2))
-    found = left_out(nodes, spacing, torch.from_numpy(curve(at)), nodes[-1])
-    assert found is not None
+    weights = leaving_out(tuple(nodes), spacing, nodes[-1])
+    assert weights is not None
+    h = torch.from_numpy(curve(at))
+    (found,) = left_out([weights], h[None])
     # It errs on the safe side for what is smoother than networks are.
     assert true < found < 20 * true
 
 
 def test_nobody_can_tell_the_error_without_enough_nodes() -> None:
-    h = torch.arange(12, dtype=torch.float64).view(4, 3) ** 2
-    assert left_out([0, 4, 8], 4, h[:3], 12) is None
-    assert left_out([0, 4, 6, 10], 4, h, 12) is None  # none stands halfway between two, a spacing from each
-    assert left_out([0, 4, 8, 12], 4, h, 3) is None  # all inner nodes are beyond the last that counts
-    line = torch.arange(4, dtype=torch.float64)[:, None].expand(4, 3)
-    assert left_out([0, 4, 8, 12], 4, line, 12) == pytest.approx(0, abs=1e-12)
+    assert leaving_out((0, 4, 8), 4, 12) is None
+    assert leaving_out((0, 4, 6, 10), 4, 12) is None  # none stands halfway between two, a spacing from each
+    assert leaving_out((0, 4, 8, 12), 4, 3) is None  # all inner nodes are beyond the last that counts
+
+
+def test_errors_of_several_windows_are_those_of_each() -> None:
+    nodes = [(0, 4, 8, 12), (0, 1, 5, 9, 13, 17), (0, 2, 6, 10, 14)]
+    weights = [leaving_out(each, 4, 20) for each in nodes]
+    assert all(each is not None for each in weights)
+    h = torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    h[0] = torch.arange(7)[:, None]  # a line is missed nowhere
+    together = left_out(weights, h)  # type: ignore[arg-type]
+    assert together[0] == pytest.approx(0, abs=1e-12)
+    for each, own, found in zip(weights, h, together, strict=True):
+        assert each is not None
+        missed = torch.from_numpy(each.copy()) @ own[: each.shape[1]]
+        assert found == pytest.approx(float(missed.square().mean().sqrt()) / 2.7)
+
+
+def test_weights_over_a_window() -> None:
+    at = np.arange(9.0)
+    np.testing.assert_array_equal(over_window((-2, 0, 3, 7), 9), cubic(np.array([-2.0, 0, 3, 7]), at))
+    np.testing.assert_array_equal(over_window((0, 3), 9, True), straight(np.array([0.0, 3]), at))
 
 
 def test_the_usual_spacing_leaves_the_nodes_that_an_error_needs() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -55,13 +58,25 @@ def linear(nodes: Array, at: Array) -> Array:
     return np.stack([np.interp(at, nodes, row) for row in np.eye(len(nodes))], 1)
 
 
-def left_out(nodes: list[int], spacing: int, h: Tensor, last: int) -> float | None:
-    """Root mean square error of interpolating between nodes ``spacing`` apart, or None where nobody can tell.
-
-    Each inner node is left out and interpolated from the others, which is the error at twice the spacing.
+@lru_cache(maxsize=4096)
+def over_window(nodes: tuple[int, ...], width: int, straight: bool = False) -> Array:
+    """The weights ``(width, P)`` of a window's columns 0, 1, …, by :func:`cubic`, or :func:`linear` where ``straight``.
 
     Args:
-        nodes: columns ``(P,)``, increasing. h: predictions at them, ``(P, D)``. last: nodes after it are not left out.
+        nodes: columns, increasing; the first may be negative, before the window.
+    """
+    made = (linear if straight else cubic)(np.asarray(nodes, dtype=float), np.arange(width, dtype=float))
+    made.flags.writeable = False  # it is handed out again
+    return made
+
+
+@lru_cache(maxsize=4096)
+def leaving_out(nodes: tuple[int, ...], spacing: int, last: int) -> Array | None:
+    """Weights ``(R, P)`` of what interpolation misses at the nodes that can be left out, or None where there are none.
+
+    Args:
+        nodes: columns, increasing. spacing: between them; a node is left out if it stands halfway between two that are
+            twice as far apart. last: nodes after it are not.
     """
     at = np.asarray(nodes, dtype=float)
     inner = [k for k in range(1, len(at) - 1) if at[k + 1] - at[k - 1] == 2 * spacing and at[k] <= last]
@@ -72,8 +87,25 @@ def left_out(nodes: list[int], spacing: int, h: Tensor, last: int) -> float | No
         others = np.delete(np.arange(len(at)), k)
         weights[row, others] = cubic(at[others], at[k : k + 1])[0]
         weights[row, k] = -1
-    missed = torch.from_numpy(weights).to(h) @ h
-    return float(missed.double().square().mean().sqrt()) / COARSER
+    weights.flags.writeable = False
+    return weights
+
+
+def left_out(weights: Sequence[Array], h: Tensor) -> list[float]:
+    """Root mean square error of interpolating between the nodes of each window.
+
+    Each inner node is left out and interpolated from the others, which is the error at twice the spacing.
+
+    Args:
+        weights: of each, from :func:`leaving_out`. h: predictions at the nodes, ``(windows, P or more, D)``.
+    """
+    rows = max(len(each) for each in weights)
+    padded = np.zeros((len(weights), rows, h.shape[1]))
+    for one, each in zip(padded, weights, strict=True):
+        one[: each.shape[0], : each.shape[1]] = each
+    missed = (torch.from_numpy(padded).to(h) @ h).double().square().mean(2).sum(1).cpu()
+    count = torch.tensor([len(each) for each in weights], dtype=torch.float64)
+    return ((missed / count).sqrt() / COARSER).tolist()
 
 
 def usual_spacing(steps: int, error: float) -> int:

@@ -14,16 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from paraflowkit.core.config import QuasiNewtonConfig
-from paraflowkit.core.interpolation import COARSER, left_out, usual_spacing
+from paraflowkit.core.interpolation import COARSER, usual_spacing
 from paraflowkit.core.march import spread
 from paraflowkit.core.problem import Problem
+from paraflowkit.core.quasi_newton_front import between, front
 from paraflowkit.core.quasi_newton_march import solved, step_by_step
 from paraflowkit.core.response import Response
 from paraflowkit.core.secants import Secants
@@ -214,33 +214,47 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
             residual = residual * (self.config.tolerance / wanted) ** 2 * state.norms[sweep.n] / scales
         lo, length = sweep.n[:, 0].tolist(), sweep.valid.sum(1).tolist()
         spacing, usual = state.spacing.tolist(), self.usual(sweep.problem)
+        state_spacing, scale = list(spacing), scales.tolist()
         limit, least = [1] * len(lo), [1] * len(lo)
-        behind, behind_h = state.behind.clone(), state.behind_h.clone()
+        inner: list[list[int]] = [[]] * len(lo)  # accepted steps between nodes
         for i, own in enumerate(columns):
             if not length[i]:
                 continue
             if spacing[i] == 1:
                 limit[i] = max(1, sum(at == column for at, column in enumerate(own)))
                 continue
-            limit[i] = _front(own, leading[i], length[i])
-            inner = sorted(set(range(limit[i])) - set(own))
-            if inner and rows is not None:  # steps between nodes are accepted if interpolating there is good enough
-                error, finer = left_out(own, spacing[i], made[i, own], limit[i]), spacing[i]
-                if error is None:  # nobody can tell: what is coarser than usual is not trusted
-                    finer = min(finer, usual)
-                else:
-                    error *= float(rows[i, limit[i] - 1, inner].abs().sum())  # what it does to the last of these states
-                    most = BETWEEN * wanted * float(scales[i, limit[i] - 1]) ** 0.5
-                    while finer > 1 and error > most:
-                        finer, error = finer // 2, error / COARSER
-                if finer < spacing[i]:
-                    limit[i], spacing[i] = 0, finer
+            limit[i] = front(own, leading[i], length[i])
+            inner[i] = sorted(set(range(limit[i])) - set(own))
+        # They are accepted if interpolating there is good enough.
+        errors = (
+            {} if rows is None else between(made, columns, spacing, {i: limit[i] for i, c in enumerate(inner) if c})
+        )
+        for i, error in errors.items():
+            finer = spacing[i]
+            if error is None:  # nobody can tell: what is coarser than usual is not trusted
+                finer = min(finer, usual)
+            else:
+                assert rows is not None  # else there are no errors
+                error *= float(rows[i, limit[i] - 1, inner[i]].abs().sum())  # what it does to the last of these states
+                most = BETWEEN * wanted * scale[i][limit[i] - 1] ** 0.5
+                while finer > 1 and error > most:
+                    finer, error = finer // 2, error / COARSER
+            if finer < spacing[i]:
+                limit[i], spacing[i] = 0, finer
+        passed: dict[int, int] = {}  # the last nodes behind the new fronts
+        for i, own in enumerate(columns):
+            if not length[i] or state_spacing[i] == 1:
+                continue
             if limit[i] == 0 and state.sweeps <= lo[i]:
                 least[i] = 0
             limit[i] = max(limit[i], least[i])
-            passed = [c for c in own if c < limit[i]]
-            if passed:
-                behind[i], behind_h[i] = lo[i] + passed[-1], made[i, passed[-1]]
+            if gone := [c for c in own if c < limit[i]]:
+                passed[i] = gone[-1]
+        behind, behind_h = state.behind, state.behind_h
+        if passed:
+            at, column = (torch.tensor(list(v), device=made.device) for v in (passed, passed.values()))
+            behind, behind_h = behind.clone(), behind_h.clone()
+            behind[at], behind_h[at] = sweep.n[at, column], made[at, column]
         device = sweep.n.device
         update = Update(
             new,
@@ -284,21 +298,3 @@ def _prior(state: QuasiNewtonState, n: Tensor, s2: Tensor) -> Tensor:
     """Slopes of a Gaussian prior, float64 like ``n``, with the variance ``s2`` over the data's."""
     alpha, sigma = state.alpha[n], state.sigma[n]
     return alpha * s2 / (sigma.square() + alpha.square() * s2).clamp(min=1e-12)
-
-
-def _front(nodes: list[int], leading: int, length: int) -> int:
-    """How many states to accept so that the front is an evaluated node, or 0.
-
-    Args:
-        nodes: columns of the window that are evaluated. leading: states that have converged. length: of the window.
-    """
-    best = 0
-    for before, node in pairwise(nodes):
-        if node <= leading or (node == before + 1 and before <= leading):
-            best = node
-        else:
-            break
-    last = nodes[-1]
-    if last == length - 1 and (best == last or last == 0):
-        best = length  # one step from an evaluated node
-    return best

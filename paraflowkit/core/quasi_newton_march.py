@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paraflowkit.core.interpolation import cubic, linear
+from paraflowkit.core.interpolation import over_window
 from paraflowkit.core.march import estimate, spread
 from paraflowkit.core.solver import Sweep
 
@@ -46,14 +46,13 @@ def solved(
     count, width = n.shape
     between = np.zeros((count, width, most))
     before = np.zeros((count, width))
-    behind, lo = state.behind.tolist(), n[:, 0].tolist()
+    behind, lo, spacing = state.behind.tolist(), n[:, 0].tolist(), state.spacing.tolist()
     for i, own in enumerate(columns):
-        at = n[i].numpy().astype(float)
-        if 0 <= behind[i] < lo[i] and state.spacing[i] > 1:
-            made = cubic(np.concatenate([[behind[i]], at[own]]), at)
+        if 0 <= behind[i] < lo[i] and spacing[i] > 1:
+            made = over_window((behind[i] - lo[i], *own), width)
             before[i], between[i, :, : len(own)] = made[:, 0], made[:, 1:]
         else:
-            between[i, :, : len(own)] = (linear if state.spacing[i] == 1 else cubic)(at[own], at)
+            between[i, :, : len(own)] = over_window(tuple(own), width, spacing[i] == 1)
     index = torch.tensor([c + [0] * (most - len(c)) for c in columns])
     inside = torch.tensor([[1.0] * len(c) + [0.0] * (most - len(c)) for c in columns], dtype=torch.float64)
     inside[:, 0] = 0  # the front's prediction is the network's
@@ -72,7 +71,7 @@ def solved(
     made = there(inverse) @ right
     states = base + there(weights) @ made
     out = h.clone()
-    if int(state.spacing.max()) > 1:
+    if max(spacing) > 1:
         return states, there(between_) @ made + there(before_) * state.behind_h[:, None].to(work), rows
     for i, own in enumerate(columns):
         out[i, own] = made[i, : len(own)]
