@@ -147,7 +147,7 @@ def solve(
             phi = problem.rule.apply(n, run.x[:, :-1], run.m, run.noise)
             # What was not evaluated may hold anything; its old state keeps it from reaching a sum.
             phi = torch.where(spread(evaluated, phi), phi, after)
-            sweep = Sweep(problem, n, valid, evaluated, phi, run.x, run.m, run.noise, history=h)
+            sweep = Sweep(problem, n, valid, evaluated, phi, run.x, run.m, run.noise, h, stats.model_seconds)
             found, state = solver.sweep(state, sweep)
             update = checked(found, solver, after)
             new = torch.where(spread(valid, phi), update.states, after)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil
 from statistics import median
@@ -16,8 +16,22 @@ from torch import Tensor
 
 from paraflowkit.core.problem import Here, Problem
 
-#: Seconds by nodes of each sample, by what else a call depends on, for as long as its network lives.
-_remembered: WeakKeyDictionary[Callable[..., Any], dict[tuple[Any, ...], dict[int, float]]] = WeakKeyDictionary()
+
+@dataclass
+class Known:
+    """What solves of a network with one size of batch have found out.
+
+    Attributes:
+        calls: seconds of a call, by nodes of each sample. rest: seconds of a sweep outside the network, by the nodes of
+            each sample that it may evaluate.
+    """
+
+    calls: dict[int, float] = field(default_factory=dict[int, float])
+    rest: dict[int, float] = field(default_factory=dict[int, float])
+
+
+#: By what else a call depends on, for as long as its network lives.
+_remembered: WeakKeyDictionary[Callable[..., Any], dict[tuple[Any, ...], Known]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -99,28 +113,36 @@ class CostCurve:
         return cls(tuple(rows(count) for count in found), tuple(median(times) for times in found.values()), cut)
 
 
-def call_seconds(problem: Problem, nodes: int) -> float:
-    """Seconds of a call with so many nodes of each of a problem's samples, timed once for a network and such a batch.
-
-    The least of two calls, after one that warms up if it is the first of its kind; larger ones without can only seem
-    dearer than they are. Processes that share the calls must all ask; the first one's clock counts.
-    """
+def known(problem: Problem) -> Known:
+    """What is remembered of a problem's network and size of batch; it may be added to."""
     evaluate, count = problem.evaluate, len(problem.x0)
     at = torch.arange(count, device=problem.x0.device)
     kind = (count, problem.network_rows(at), problem.x0.shape, problem.x0.dtype, str(problem.x0.device))
     owner: Any = evaluate.model if isinstance(evaluate, Here) else evaluate
     try:
-        known = _remembered.setdefault(owner, {}).setdefault(kind, {})
+        return _remembered.setdefault(owner, {}).setdefault(kind, Known())
     except TypeError:  # it cannot be a key, so it is timed each time
-        known = {}
-    if nodes not in known:
+        return Known()
+
+
+def call_seconds(problem: Problem, nodes: int, found: Known) -> float:
+    """Seconds of a call with so many nodes of each of a problem's samples, timed once for a network and such a batch.
+
+    The least of two calls, after one that warms up if it is the first of its kind; larger ones without can only seem
+    dearer than they are. Processes that share the calls must all ask; the first one's clock counts.
+
+    Args:
+        found: what is :func:`known`, to which it is added.
+    """
+    if nodes not in found.calls:
+        count = len(problem.x0)
         with torch.no_grad():
-            if not known:
+            if not found.calls:
                 _seconds(problem, count * nodes)
             mine = min(_seconds(problem, count * nodes) for _ in range(2))
         told = problem.agree(torch.tensor([mine], dtype=torch.float64, device=problem.x0.device))
-        known[nodes] = float(told[0])
-    return known[nodes]
+        found.calls[nodes] = float(told[0])
+    return found.calls[nodes]
 
 
 def _samples(problem: Problem, count: int) -> Tensor:
@@ -131,8 +153,13 @@ def _seconds(problem: Problem, count: int) -> float:
     """Seconds of one call with the first states of the samples, over and over."""
     sample = _samples(problem, count)
     x, node = problem.x0[sample], torch.zeros_like(sample)
+    _wait(x.device)
     began = time.perf_counter()
-    out = problem.output(x, node, sample)
-    if out.device.type == "cuda":
-        torch.cuda.synchronize(out.device)
+    problem.output(x, node, sample)
+    _wait(x.device)
     return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

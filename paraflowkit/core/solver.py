@@ -33,6 +33,7 @@ class Sweep:
         outputs: ``(samples, history + width, *output_shape)``, the outputs of those nodes but the last.
         z: ``(samples, width, *shape)``, the noise of the steps, or None where the sampler adds none.
         history: nodes behind the front that the sampler looks at.
+        model_seconds: spent in network calls since the solve began.
     """
 
     problem: Problem
@@ -44,6 +45,7 @@ class Sweep:
     outputs: Tensor
     z: Tensor | None
     history: int
+    model_seconds: float = 0.0
 
     @property
     def x(self) -> Tensor:
