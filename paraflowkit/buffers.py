@@ -69,6 +69,16 @@ class Buffers:
                 self.z[i, step - window.lo] = value.to(device=self.z.device, dtype=self.z.dtype)
             self.drawn[i] = end
 
+    def narrow(self, width: int) -> None:
+        """Forget what lies beyond the first ``width`` nodes of the windows, which must not be longer."""
+        reach = self.history + width
+        self.width = width
+        self.x, self._span = self.x[:, : reach + 1].clone(), self._span[: reach + 1]
+        self.m, self.known, self.seen = (t[:, :reach].clone() for t in (self.m, self.known, self.seen))
+        if self.problem.rule.stochastic:
+            self.z = self.z[:, :width].clone()
+            self.drawn = [min(d, w.lo + width) for d, w in zip(self.drawn, self.windows, strict=True)]
+
     def slide(self, strides: list[int], windows: list[Window], rule: Guess, data: Tensor | None) -> None:
         """Move every buffer by its sample's stride, and guess the states that enter: see :meth:`guess`."""
         old = self.windows

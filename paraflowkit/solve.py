@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from paraflowkit.buffers import Buffers
 from paraflowkit.composition import Whole, advanced, check_pair, check_warm, checked, refuse_levels
@@ -90,8 +91,9 @@ def solve(
     most = min(window.limit(steps), solver.max_window or steps, steps)  # nodes that are evaluated in a sweep
     state = solver.opened(state, most)
     stretch = solver.stretch(state)
-    width = min(stretch * most, steps)
+    width = widest = min(stretch * most, steps)
     limits = [most] * count  # falls to 1 for a sample that goes on sequentially
+    fell_back: set[int] = set()  # because of values that were not finite
 
     def asked(window: Window, limit: int) -> int:
         """The nodes to be evaluated at once, as far as they may be: one before the window opens."""
@@ -167,9 +169,8 @@ def solve(
             decided = problem.agree(torch.stack([torch.where(active & ~broken, stride, 0), broken.long()]))
             stride, broken = decided[0], decided[1].bool()
             stats.fronts.append(run.lo.cpu())
-            stats.residuals.append(
-                (torch.where(evaluated, residual, torch.nan) if update.residual is None else residual).cpu()
-            )
+            shown = torch.where(evaluated, residual, torch.nan) if update.residual is None else residual
+            stats.residuals.append(pad(shown.cpu(), (0, widest - width), value=torch.nan))
             keep = active & ~broken
             estimates = _estimator(problem, run, keep)
             opening = "constant" if apart else settings.entering
@@ -184,6 +185,7 @@ def solve(
             for i in [i for i, fault in enumerate(broken.tolist()) if fault]:
                 if nonfinite == "sequential" and limits[i] > 1:
                     limits[i] = 1
+                    fell_back.add(i)
                     run.x[i, h + 1 :] = run.x[i, h]
                     run.m[i, h:] = 0
                     run.known[i, h:] = run.seen[i, h:] = False
@@ -206,11 +208,16 @@ def solve(
             else:
                 plan = [advanced(window, w, s, steps) if s else w for w, s in zip(plan, strides, strict=True)]
             ends = run.hi
+            if update.alone and width > 1:
+                limits = [1] * count
             run.slide(strides, cut(plan), opening, data)
+            if update.alone and width > 1:
+                run.narrow(1)
+                width, stretch, offsets = 1, 1, offsets[:1]
             stats.strides.append(stride.cpu())
             for i, w in enumerate(run.windows):
                 if results[i] is None and w.lo == steps:
-                    finish(i, Result.CONVERGED if limits[i] == most else Result.FELL_BACK)
+                    finish(i, Result.FELL_BACK if i in fell_back else Result.CONVERGED)
                 elif results[i] is None and stats.sweeps >= allowed:
                     finish(i, Result.MAX_SWEEPS)
             if callback is not None:

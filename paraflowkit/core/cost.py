@@ -23,11 +23,12 @@ class Known:
 
     Attributes:
         calls: seconds of a call, by nodes of each sample. rest: seconds of a sweep outside the network, by the nodes of
-            each sample that it may evaluate.
+            each sample that it may evaluate. lost: how many solves in turn were given up, by their tolerance.
     """
 
     calls: dict[int, float] = field(default_factory=dict[int, float])
     rest: dict[int, float] = field(default_factory=dict[int, float])
+    lost: dict[float, int] = field(default_factory=dict[float, int])
 
 
 #: By what else a call depends on, for as long as its network lives.

@@ -78,6 +78,8 @@ class Update:
             0 the front may wait, as long as N sweeps still suffice.
         outputs: ``(samples, width, *output_shape)``, for steps that look back at nodes that are accepted though they
             were never evaluated; by default those of the last evaluated node's data prediction.
+        alone: take the remaining steps one by one: all later windows have one node, and cost no more than those of the
+            sequential sampler.
     """
 
     states: Tensor
@@ -85,6 +87,7 @@ class Update:
     limit: Tensor | None = None
     least: Tensor | None = None
     outputs: Tensor | None = None
+    alone: bool = False
 
 
 class ParallelSolver(ABC, Generic[SolverConfigT, StateT]):

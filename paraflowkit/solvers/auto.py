@@ -28,6 +28,8 @@ MARGIN = 0.02
 #: A solve that is behind sequential sampling by more than this share of it is judged by the pace that it has shown,
 #: after so many sweeps; where another sweep could leave it behind by more than the last share, it ends at once.
 ALLOWED, TRIAL, MOST = 0.03, 2, 0.05
+#: Solves that were given up one after the other, after which no other with this tolerance is begun.
+LOST = 2
 #: Sequential steps after which their time outside the network is known.
 SETTLED = 4
 
@@ -40,7 +42,8 @@ class AutoState(QuasiNewtonState):
         size: nodes that are evaluated at once; 1 is sequential sampling. one, full: seconds of a call with one node and
             with so many. found: what is known of the network.
         began: clock when the present way of sampling began. taken, network, own: sweeps since, and their seconds in the
-            network and in this solver; before: seconds in the network when it began.
+            network and in this solver; before: seconds in the network when it began. expected: seconds that its calls
+            would have taken when they were timed.
         done, strode: steps that the slowest sample has been taken, in all and by the last sweep.
         gave_up: the clock has ended the parallel solve.
     """
@@ -54,6 +57,7 @@ class AutoState(QuasiNewtonState):
     before: float = 0.0
     network: float = 0.0
     own: float = 0.0
+    expected: float = 0.0
     done: int = 0
     strode: int = 0
     gave_up: bool = False
@@ -126,16 +130,14 @@ class Auto(QuasiNewton[AutoConfig]):
         best = min(times, key=lambda size: times[size], default=1)
         if not times or times[best] >= (1 - MARGIN) * steps * step:
             best = 1
+        if found.lost.get(self.tolerance(problem), 0) >= LOST:
+            best = 1
         best = int(problem.agree(torch.tensor([best], device=problem.x0.device))[0])
         return best, one, seconds[best]
 
     def select(self, state: QuasiNewtonState, n: Tensor, valid: Tensor) -> Tensor:
         assert isinstance(state, AutoState)  # it is made by init
-        if state.size > 1 and not state.gave_up:
-            return super().select(state, n, valid)
-        front = torch.zeros_like(valid)
-        front[:, 0] = valid[:, 0]
-        return front
+        return super().select(state, n, valid) if state.size > 1 and not state.gave_up else valid
 
     def sweep(self, state: QuasiNewtonState, sweep: Sweep) -> tuple[Update, QuasiNewtonState]:
         assert isinstance(state, AutoState)  # it is made by init
@@ -143,14 +145,14 @@ class Auto(QuasiNewton[AutoConfig]):
         if state.size == 1 or state.gave_up:
             if state.taken > SETTLED:
                 state.found.rest[1] = state.rest()
-            new = torch.cat([sweep.phi[:, :1], sweep.after[:, 1:]], 1)
-            return Update(new, limit=torch.ones_like(sweep.n[:, 0])), state
+            return Update(sweep.phi), state
         came = time.perf_counter()
         update, made = super().sweep(state, sweep)
         assert isinstance(made, AutoState)  # replace keeps the class
         made = self._judged(replace(made, own=made.own + time.perf_counter() - came), sweep, update)
         made.found.rest[made.size] = made.rest()
         if made.gave_up:
+            update = replace(update, alone=True)
             made = replace(made, began=time.perf_counter(), taken=0, before=sweep.model_seconds)
         return update, made
 
@@ -166,19 +168,29 @@ class Auto(QuasiNewton[AutoConfig]):
         done = int(torch.where(sweep.valid[:, 0], sweep.n[:, 0] + stride, steps).min())
         elapsed = time.perf_counter() - state.began
         rest, each = state.rest(), elapsed / state.taken
-        # Of a sequential step; what the driver takes for one is no more than it takes for a sweep.
-        step = state.one + state.found.rest.get(1, max(0.0, rest - state.own / state.taken) / 2)
+        calls = sorted(state.found.calls.items())
+        curve = CostCurve(tuple(nodes for nodes, _ in calls), tuple(seconds for _, seconds in calls))
+        expected = state.expected + curve(max(1.0, float(sweep.evaluated.sum()) / len(sweep.n)))
+        pace = state.network / expected if expected else 1.0
+        # Of a sequential step, on a machine that is as busy as it is now: less than when the calls were timed, or more.
+        # What the driver takes for one is no more than it takes for a sweep.
+        step = state.one * pace
+        step += state.found.rest.get(1, max(0.0, rest - state.own / state.taken) / 2)
         left = steps - done
         gap = int(state.spacing.min())
         more = (PASS_ALL if gap == 1 else PASS_LATTICE) * left / (state.size * gap) + 1
         if state.sweeps > TRIAL and elapsed - done * step > ALLOWED * steps * step:
             more = max(more, left * state.sweeps / max(done, 1.0))
-        slower = each * more > left * step * (1 + MARGIN)
+        slower = left > 0 and each * more > left * step * (1 + MARGIN)
         strode = done - state.done
         won = max(1 if done <= state.sweeps else 0, strode // 3)  # by the next sweep: a front that is ahead may wait
-        risky = elapsed + state.full + rest - (done + won) * step > MOST * steps * step
+        risky = left > 0 and elapsed + state.full * pace + rest - (done + won) * step > MOST * steps * step
         mine = torch.tensor([slower or risky], device=sweep.n.device)
-        return replace(state, done=done, strode=strode, gave_up=bool(sweep.problem.agree(mine)[0]))
+        gave_up = bool(sweep.problem.agree(mine)[0])
+        wanted, lost = self.tolerance(sweep.problem), state.found.lost
+        if gave_up or not left:  # what ends ahead was not in vain
+            lost[wanted] = lost.get(wanted, 0) + 1 if elapsed > done * step else 0
+        return replace(state, expected=expected, done=done, strode=strode, gave_up=gave_up)
 
 
 def _outside(found: Known, size: int) -> float:
