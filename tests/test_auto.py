@@ -286,3 +286,69 @@ def test_processes_that_share_a_solve_decide_by_the_first_ones_clock(clock: Cloc
         assert torch.equal(other.solution.x, first.solution.x)
         assert torch.equal(other.solution.stats.evaluations, first.solution.stats.evaluations)
         assert other.solver.last.size == first.solver.last.size
+
+
+class Slow(Noted):
+    """Takes seconds of its own for a sweep, as much as so many calls of one node."""
+
+    clock: Clock
+    takes = 5.0
+
+    def sweep(self, state: Any, sweep: Any) -> Any:
+        if state.size > 1 and not state.gave_up:
+            self.clock.now += self.takes
+        return super().sweep(state, sweep)
+
+
+def test_what_is_spent_outside_the_network_counts(clock: Clock) -> None:
+    p = easy()
+    Slow.clock = clock
+    solver = Slow(AutoConfig())
+
+    def evaluate(x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
+        clock.now += 1.0
+        return p.evaluate(x, node, cond)
+
+    same = dataclasses.replace(p, evaluate=evaluate)
+    took: list[float] = []
+    for _ in range(4):
+        solve(same, solver, sliding(8))
+        took.append(clock.now - solver.began)
+    assert took[0] <= MOST * 50 + Slow.takes + 1  # the first sweep has to show it
+    assert took[1:] == [50.0] * 3  # from then on it is known
+    assert solver.last.size == 1
+
+
+def test_a_machine_that_is_busier_than_when_calls_were_timed_is_no_reason_to_give_up(clock: Clock) -> None:
+    p, pace = easy(), [1.0]
+
+    def evaluate(x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
+        clock.now += pace[0]
+        return p.evaluate(x, node, cond)
+
+    same = dataclasses.replace(p, evaluate=evaluate)
+    solver = Noted(AutoConfig())
+    solver.init(same)
+    pace[0] = 5.0
+    found = solve(same, solver, sliding(8))
+    assert found.stats.sweeps < 15
+    assert not any(solver.last.found.lost.values())
+
+
+def test_who_has_lost_twice_does_not_try_again(clock: Clock) -> None:
+    p = wild(easy(), 1.0)
+
+    def evaluate(x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
+        clock.now += len(x) / 2  # in proportion to the nodes of two samples
+        return p.evaluate(x, node, cond)
+
+    same = dataclasses.replace(p, evaluate=evaluate)
+    sizes: list[int] = []
+    for _ in range(4):
+        solver = Noted(AutoConfig())
+        solve(same, solver, sliding(8))
+        sizes.append(solver.last.size)
+    assert [size > 1 for size in sizes] == [True, True, False, False]
+    solver = Noted(AutoConfig(error=0.5))  # another tolerance has lost nothing
+    solve(same, solver, sliding(8))
+    assert solver.last.size > 1

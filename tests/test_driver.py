@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from problems import STEPPERS, Counting, mixture, problem, sequential, sliding
+from problems import STEPPERS, Counting, make_stepper, mixture, problem, sequential, sliding
 
 from paraflowkit.core.config import SolverConfig
 from paraflowkit.core.problem import make_problem
+from paraflowkit.core.solver import Sweep, Update
 from paraflowkit.core.treatment import Treatment
 from paraflowkit.solution import Result, relative_rmse
 from paraflowkit.solve import SweepInfo, solve
@@ -140,6 +142,36 @@ def test_noise_of_a_step_is_drawn_once_and_depends_on_seed_and_step_alone(monkey
     monkeypatch.setattr(module, "draw", counted)
     solve(p, EXACT, sliding(5))
     assert sorted(asked) == [(seed, n + 1) for seed in p.seeds for n in range(12)]
+
+
+@pytest.mark.parametrize("where", ["euler", "ddim-1", "unipc"])
+def test_a_solver_may_go_on_alone(where: str) -> None:
+    """Steps that are taken one by one afterwards are the sequential sampler's, with noise and history too."""
+
+    class Leaves(ParaFlow):
+        widths: ClassVar[list[int]] = []
+
+        def sweep(self, state: Any, sweep: Sweep) -> Any:
+            self.widths.append(sweep.n.shape[1])
+            if sweep.n.shape[1] == 1:
+                return sweep.phi, state
+            found, state = super().sweep(state, sweep)
+            update = found if isinstance(found, Update) else Update(found)
+            return dataclasses.replace(update, alone=len(self.widths) == 3), state
+
+    Leaves.widths.clear()
+    if where == "unipc":
+        p = problem(mixture("vp"), make_stepper("unipc", order=3), 12, 3)
+    else:
+        p = problem(mixture("vp" if where == "ddim-1" else "flow"), STEPPERS[where], 12, 3)
+    found = solve(p, Leaves(ParaFlowConfig(tolerance=0.0)), sliding(5), trajectory=True)
+    wanted = sequential(p)
+    assert found.ok
+    assert Leaves.widths[:3] == [5] * 3
+    assert set(Leaves.widths[3:]) == {1}
+    torch.testing.assert_close(found.trajectory, wanted.trajectory, rtol=0, atol=1e-12)
+    assert {r.shape for r in found.stats.residuals} == {(3, 5)}
+    assert found.stats.sweeps <= 12
 
 
 def test_unchanged_states_are_not_evaluated_again() -> None:
