@@ -235,6 +235,7 @@ def test_tolerance_zero_is_sequential_and_costs_nothing_in_quality(tmp_path: Pat
     assert exact.figures["fid"] == pytest.approx(plain.figures["fid"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_rows_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = made(tmp_path, timing={"repetitions": 1})
     lines = (folder.path / "rows.jsonl").read_text()
@@ -329,6 +330,7 @@ def test_a_method_that_refuses_does_not_end_the_bench(tmp_path: Path) -> None:
     assert "refused" in (folder.path / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_what_is_compared_belongs_together(tmp_path: Path) -> None:
     """Two sequential samplers: each has its own baseline and its own verdict."""
     five = {"grid": {"steps": 5}}

@@ -282,6 +282,7 @@ def test_tolerance_zero_is_the_pipeline(name: str, module: str) -> None:
     assert stats.sequential <= stats.plain_calls
 
 
+@pytest.mark.slow
 def test_fewer_rounds_than_picards_at_the_same_tolerance() -> None:
     """And no larger an error than the tolerance allows; with UniPC, whose corrector Picard iteration misleads."""
     from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler

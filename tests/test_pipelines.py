@@ -105,7 +105,7 @@ def test_the_zoo_at_tolerance_zero() -> None:
     }
 
 
-@pytest.mark.parametrize("solver", ["paraflow", "paradigms", "parasolver", "parasolver-turbo"])
+@pytest.mark.parametrize("solver", ["secant", "paraflow", "paradigms", "parasolver", "parasolver-turbo"])
 @pytest.mark.parametrize("tolerance", [0.0, 1e-2])
 def test_every_solver_draws_the_shipped_digits(solver: str, tolerance: float) -> None:
     pipe = digits()
@@ -702,5 +702,5 @@ def test_check_leaves_an_enabled_pipeline_enabled(capsys: pytest.CaptureFixture[
     draw(pipe, 6)
     assert handle.stats is not None
     assert handle.stats.tolerance == 1e-2
-    assert "DigitsPipeline with paraflow, window 3" in repr(handle)
+    assert "DigitsPipeline with secant, window 3" in repr(handle)
     paraflowkit.disable(pipe)

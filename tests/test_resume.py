@@ -112,6 +112,7 @@ def test_resume_begins_where_nothing_is(tmp_path: Path, fabric: Fabric, undistur
     assert files(tmp_path / "run") == undisturbed
 
 
+@pytest.mark.slow
 def test_resume_takes_the_last_folder(tmp_path: Path, fabric: Fabric, undisturbed: dict[str, Any]) -> None:
     predict(config(tmp_path / "run"), fabric)
     _interrupted(tmp_path / "run", fabric)
@@ -143,6 +144,7 @@ def test_other_settings_are_refused(tmp_path: Path, fabric: Fabric, sections: di
     assert (tmp_path / "run" / "results.jsonl").read_text().count("\n") == 2
 
 
+@pytest.mark.slow
 def test_where_it_runs_may_change(tmp_path: Path, fabric: Fabric, undisturbed: dict[str, Any]) -> None:
     _interrupted(tmp_path / "run", fabric)
     made = predict(config(tmp_path / "run", output={"columns": 7}, run={"max_rows": 100}), fabric, resume=True)

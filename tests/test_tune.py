@@ -165,6 +165,7 @@ def test_solvers_that_could_not_be_faster_are_named(tmp_path: Path, monkeypatch:
     assert found.left_out["paradigms"].startswith("could not be faster than those that were tried before it")
 
 
+@pytest.mark.slow
 def test_tune_keeps_to_the_rows_of_a_call(tmp_path: Path) -> None:
     model = idle()
     run = config(tmp_path, requests=[{"classes": [0, 1], "guidance": 2.0}], run={"max_rows": 7})

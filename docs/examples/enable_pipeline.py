@@ -18,7 +18,7 @@ from paraflowkit.models.digits.pipeline import DigitsPipeline
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description="A pipeline of diffusers, plainly and parallel in time.")
     parser.add_argument("--model", choices=["digits-flow", "digits-vp"], default="digits-flow")
-    parser.add_argument("--solver", default="paraflow")
+    parser.add_argument("--solver", default="secant")
     parser.add_argument("--tolerance", type=float, default=5e-3)
     parser.add_argument("--window", type=int, default=8)
     parser.add_argument("--steps", type=int, default=50)

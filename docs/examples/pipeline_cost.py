@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         theirs: list[float] = []
         for _ in range(a.repeat):
             theirs.append(plain_rest(pipe, pipe.transformer, call) / a.steps)
-            handle = enable(pipe, window=a.window, tolerance=a.tolerance)
+            handle = enable(pipe, "paraflow", window=a.window, tolerance=a.tolerance)
             call()
             disable(pipe)
             assert handle.stats is not None

@@ -49,7 +49,7 @@ class Check:
 def check(
     pipe: Any,
     *args: Any,
-    solver: Any = "paraflow",
+    solver: Any = "secant",
     window: Any = 8,
     settings: dict[str, Any] | None = None,
     **call: Any,

@@ -135,7 +135,7 @@ class Enabled:
 
 def enable(
     pipe: Any,
-    solver: str | ParallelSolver[Any, Any] = "paraflow",
+    solver: str | ParallelSolver[Any, Any] = "secant",
     *,
     window: int | str | WindowPolicy[Any] = 8,
     max_rows: int | None = None,
@@ -178,8 +178,8 @@ def enable(
     name = solver if isinstance(solver, str) else type(solver).__name__
     if surrogate is None:
         raise ParaflowkitError(
-            f"enable: solver {name!r} cannot march through a pipeline's own loop: use paraflow, paradigms, parasolver "
-            "or parasolver-turbo, or the model diffusers-pipeline, whose samplers are ours."
+            f"enable: solver {name!r} cannot march through a pipeline's own loop: use secant, paraflow, paradigms, "
+            "parasolver or parasolver-turbo, or the model diffusers-pipeline, whose samplers are ours."
         )
     if not isinstance(pad, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ParaflowkitError(f"enable: pad must be True or False, got {pad!r}.")
