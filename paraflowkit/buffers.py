@@ -58,7 +58,7 @@ class Buffers:
         return self.z if self.problem.rule.stochastic else None
 
     def _fill_noise(self) -> None:
-        """Draw what the windows need and do not have: each (seed, step) once in a solve."""
+        """Draw what the windows need and do not have: each (seed, step) once, or again after :meth:`narrow`."""
         if not self.problem.rule.stochastic:
             return
         shape = tuple(self.x.shape[2:])

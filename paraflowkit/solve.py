@@ -16,7 +16,7 @@ from paraflowkit.buffers import Buffers
 from paraflowkit.composition import Whole, advanced, check_pair, check_warm, checked, refuse_levels
 from paraflowkit.core.march import spread
 from paraflowkit.core.problem import Problem
-from paraflowkit.core.solver import ParallelSolver, Sweep
+from paraflowkit.core.solver import ParallelSolver, Spent, Sweep
 from paraflowkit.core.window import Window, WindowPolicy
 from paraflowkit.norms import tolerance_scales
 from paraflowkit.solution import Result, Solution, Stats
@@ -149,7 +149,8 @@ def solve(
             phi = problem.rule.apply(n, run.x[:, :-1], run.m, run.noise)
             # What was not evaluated may hold anything; its old state keeps it from reaching a sum.
             phi = torch.where(spread(evaluated, phi), phi, after)
-            sweep = Sweep(problem, n, valid, evaluated, phi, run.x, run.m, run.noise, h, stats.model_seconds)
+            spent = Spent(stats.model_seconds, aside, stats.calls, stats.rows)
+            sweep = Sweep(problem, n, valid, evaluated, phi, run.x, run.m, run.noise, h, spent)
             found, state = solver.sweep(state, sweep)
             update = checked(found, solver, after)
             new = torch.where(spread(valid, phi), update.states, after)

@@ -352,3 +352,58 @@ def test_who_has_lost_twice_does_not_try_again(clock: Clock) -> None:
     solver = Noted(AutoConfig(error=0.5))  # another tolerance has lost nothing
     solve(same, solver, sliding(8))
     assert solver.last.size > 1
+
+
+@pytest.mark.parametrize("steps", [50, 100])
+def test_limited_calls_are_no_busy_machine(steps: int, clock: Clock) -> None:
+    """Sweeps whose rows are evaluated in several calls are dearer than a call was when it was timed."""
+    p = wild(easy(steps=steps), 1.0)
+
+    def evaluate(x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
+        clock.now += 1.0
+        return p.evaluate(x, node, cond)
+
+    solver = Noted(AutoConfig())
+    found = solve(dataclasses.replace(p, evaluate=evaluate), solver, sliding(8), max_rows=2)
+    assert found.ok
+    assert clock.now - solver.began <= MOST * steps + 16  # the first whole window has to show it
+
+
+def test_a_sweep_that_was_held_up_and_a_callback_say_nothing_of_the_others(clock: Clock) -> None:
+    p = easy()
+
+    def evaluate(x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
+        clock.now += 1.0
+        return p.evaluate(x, node, cond)
+
+    same = dataclasses.replace(p, evaluate=evaluate)
+
+    class Held(Noted):
+        def sweep(self, state: Any, sweep: Any) -> Any:
+            if state.taken == 2:
+                clock.now += 30.0
+            return super().sweep(state, sweep)
+
+    def slow(info: Any) -> None:
+        clock.now += 20.0
+
+    solve(same, Held(AutoConfig()), sliding(8))
+    for callback in (None, slow, None):
+        found = solve(same, Noted(AutoConfig()), sliding(8), callback=callback)
+        assert found.stats.sweeps < 15
+
+
+def test_a_loss_on_one_schedule_is_none_on_another(clock: Clock) -> None:
+    p, long = easy(steps=20), easy(steps=200)
+
+    def evaluate(x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
+        clock.now += 1.0
+        return torch.sin(1000 * x + 97.0 * node[:, None]) if bad[0] else long.evaluate(x, node, cond)
+
+    bad = [True]
+    for _ in range(3):
+        solve(dataclasses.replace(p, evaluate=evaluate), Noted(AutoConfig()), sliding(8))
+    bad[0] = False
+    solver = Noted(AutoConfig())
+    solve(dataclasses.replace(long, evaluate=evaluate), solver, sliding(8))
+    assert solver.last.size > 1

@@ -109,3 +109,10 @@ def test_times_of_several_calls_are_where_their_rows_are(time: Any) -> None:
     assert rows.shape == (4, 3)
     assert kwargs["timestep"].device == rows.device
     assert len(kwargs["timestep"]) == 4
+
+
+def test_rows_may_be_lists_of_lists() -> None:
+    tree = ((), {"hidden_states": [[torch.ones(3)], [torch.zeros(3)]], "timestep": 1.0})
+    _, kwargs = gather(layout(tree, 2), [(tree, [0, 1]), (tree, [1])])
+    assert len(kwargs["hidden_states"]) == 3
+    assert kwargs["timestep"].tolist() == [1.0] * 3

@@ -22,13 +22,14 @@ class Known:
     """What solves of a network with one size of batch have found out.
 
     Attributes:
-        calls: seconds of a call, by nodes of each sample. rest: seconds of a sweep outside the network, by the nodes of
-            each sample that it may evaluate. lost: how many solves in turn were given up, by their tolerance.
+        calls: seconds of a call, by nodes of each sample. rest: the least mean seconds of a solve's sweeps outside the
+            network, by the nodes of each sample that they may evaluate, and the kind of solve. lost: how many solves in
+            turn were behind sequential sampling when they ended or were given up, by their kind.
     """
 
     calls: dict[int, float] = field(default_factory=dict[int, float])
-    rest: dict[int, float] = field(default_factory=dict[int, float])
-    lost: dict[float, int] = field(default_factory=dict[float, int])
+    rest: dict[tuple[Any, ...], float] = field(default_factory=dict[tuple[Any, ...], float])
+    lost: dict[tuple[Any, ...], int] = field(default_factory=dict[tuple[Any, ...], int])
 
 
 #: By what else a call depends on, for as long as its network lives.

@@ -58,7 +58,7 @@ def linear(nodes: Array, at: Array) -> Array:
     return np.stack([np.interp(at, nodes, row) for row in np.eye(len(nodes))], 1)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def over_window(nodes: tuple[int, ...], width: int, straight: bool = False) -> Array:
     """The weights ``(width, P)`` of a window's columns 0, 1, …, by :func:`cubic`, or :func:`linear` where ``straight``.
 
@@ -70,7 +70,7 @@ def over_window(nodes: tuple[int, ...], width: int, straight: bool = False) -> A
     return made
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def leaving_out(nodes: tuple[int, ...], spacing: int, last: int) -> Array | None:
     """Weights ``(R, P)`` of what interpolation misses at the nodes that can be left out, or None where there are none.
 

@@ -19,6 +19,20 @@ SolverConfigT = TypeVar("SolverConfigT", bound=SolverConfig)
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What a solve has taken so far.
+
+    Attributes:
+        model_seconds: in calls of the network. aside: seconds in callbacks. calls, rows: of the network.
+    """
+
+    model_seconds: float = 0.0
+    aside: float = 0.0
+    calls: int = 0
+    rows: int = 0
+
+
+@dataclass(frozen=True)
 class Sweep:
     """What a solver sees in one sweep. Samples whose windows are shorter than ``width`` carry padding behind them.
 
@@ -33,7 +47,7 @@ class Sweep:
         outputs: ``(samples, history + width, *output_shape)``, the outputs of those nodes but the last.
         z: ``(samples, width, *shape)``, the noise of the steps, or None where the sampler adds none.
         history: nodes behind the front that the sampler looks at.
-        model_seconds: spent in network calls since the solve began.
+        spent: since the solve began, with the calls of this sweep.
     """
 
     problem: Problem
@@ -45,7 +59,7 @@ class Sweep:
     outputs: Tensor
     z: Tensor | None
     history: int
-    model_seconds: float = 0.0
+    spent: Spent = Spent()
 
     @property
     def x(self) -> Tensor:
@@ -78,8 +92,8 @@ class Update:
             0 the front may wait, as long as N sweeps still suffice.
         outputs: ``(samples, width, *output_shape)``, for steps that look back at nodes that are accepted though they
             were never evaluated; by default those of the last evaluated node's data prediction.
-        alone: take the remaining steps one by one: all later windows have one node, and cost no more than those of the
-            sequential sampler.
+        alone: take the remaining steps one by one: all later windows have one node. Processes that share a solve must
+            all ask for it.
     """
 
     states: Tensor

@@ -195,8 +195,8 @@ def gather(layout_: Layout, calls: Sequence[tuple[Any, list[int]]]) -> tuple[tup
         calls: the trees of arguments, alike but for their values, and the samples wanted of each.
     """
     b, p = layout_.branches, layout_.units
-    main = main_argument(*calls[0][0])
-    device = main.device if isinstance(main, Tensor) else main[0].device
+    tensors = (leaf for _, leaf in leaves(main_argument(*calls[0][0])) if isinstance(leaf, Tensor))
+    device = next((tensor.device for tensor in tensors), None)
 
     def build(nodes: list[Any], path: Path) -> Any:
         first = nodes[0]

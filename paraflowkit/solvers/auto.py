@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from paraflowkit.core.cost import CostCurve, Known, call_seconds, known
 from paraflowkit.core.interpolation import smooth
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.quasi_newton import QuasiNewton, QuasiNewtonState
-from paraflowkit.core.solver import Sweep, Update
+from paraflowkit.core.solver import Spent, Sweep, Update
 from paraflowkit.core.window import Window, WindowPolicy
 from paraflowkit.solvers.configs import AutoConfig
 
@@ -28,7 +30,7 @@ MARGIN = 0.02
 #: A solve that is behind sequential sampling by more than this share of it is judged by the pace that it has shown,
 #: after so many sweeps; where another sweep could leave it behind by more than the last share, it ends at once.
 ALLOWED, TRIAL, MOST = 0.03, 2, 0.05
-#: Solves that were given up one after the other, after which no other with this tolerance is begun.
+#: Solves of a kind that ended behind sequential sampling one after the other, after which no other is begun.
 LOST = 2
 #: Sequential steps after which their time outside the network is known.
 SETTLED = 4
@@ -41,11 +43,11 @@ class AutoState(QuasiNewtonState):
     Attributes:
         size: nodes that are evaluated at once; 1 is sequential sampling. one, full: seconds of a call with one node and
             with so many. found: what is known of the network.
-        began: clock when the present way of sampling began. taken, network, own: sweeps since, and their seconds in the
-            network and in this solver; before: seconds in the network when it began. expected: seconds that its calls
-            would have taken when they were timed.
-        done, strode: steps that the slowest sample has been taken, in all and by the last sweep.
-        gave_up: the clock has ended the parallel solve.
+        began: clock when the present way of sampling began, and before: what was spent by then; spent: so far. taken,
+            own: sweeps since, and their seconds in this solver. outside: seconds outside the network by each of them.
+            expected: seconds that the calls would have taken when they were timed; first: of those of the first sweep,
+            what they took over that.
+        done: steps that the slowest sample has been taken. gave_up: the clock has ended the parallel solve.
     """
 
     size: int = 1
@@ -54,12 +56,13 @@ class AutoState(QuasiNewtonState):
     found: Known = field(default_factory=Known)
     began: float = -1.0
     taken: int = 0
-    before: float = 0.0
-    network: float = 0.0
+    before: Spent = field(default_factory=Spent)
+    spent: Spent = field(default_factory=Spent)
+    outside: tuple[float, ...] = ()
     own: float = 0.0
     expected: float = 0.0
+    first: float = 1.0
     done: int = 0
-    strode: int = 0
     gave_up: bool = False
 
     @classmethod
@@ -70,9 +73,13 @@ class AutoState(QuasiNewtonState):
         made = cls(None, none, none, none, none, none, none, None, still, 0, -still, none, stretch=1)
         return replace(made, one=one, full=one, found=found, began=time.perf_counter())
 
-    def rest(self) -> float:
+    def elapsed(self, spent: Spent) -> float:
+        """Seconds since it began, those in callbacks left out."""
+        return time.perf_counter() - self.began - (spent.aside - self.before.aside)
+
+    def rest(self, spent: Spent) -> float:
         """Mean seconds of a sweep outside the network."""
-        return max(0.0, time.perf_counter() - self.began - self.network) / max(self.taken, 1)
+        return max(0.0, self.elapsed(spent) - (spent.model_seconds - self.before.model_seconds)) / self.taken
 
 
 class Auto(QuasiNewton[AutoConfig]):
@@ -120,20 +127,25 @@ class Auto(QuasiNewton[AutoConfig]):
             if seconds[size] > (1 + MOST * steps) * one:
                 break
         curve = CostCurve(tuple(seconds), tuple(seconds.values()))
-        step = one + found.rest.get(1, 0.0)
+        kind = self._kind(problem)
+        step = one + found.rest.get((1, *kind), 0.0)
         times: dict[int, float] = {}
         for size, full in seconds.items():
-            rest = _outside(found, size)
+            rest = _outside(found, size, kind)
             # A sweep may take so many steps: one that wins a single step loses the rest.
             if size > 1 and full + rest <= (1 + MOST * steps) * step:
                 times[size] = sweeps(nodes / size, spacing) * (curve(max(1.0, FILLED * size)) + rest)
         best = min(times, key=lambda size: times[size], default=1)
         if not times or times[best] >= (1 - MARGIN) * steps * step:
             best = 1
-        if found.lost.get(self.tolerance(problem), 0) >= LOST:
+        if found.lost.get(kind, 0) >= LOST:
             best = 1
         best = int(problem.agree(torch.tensor([best], device=problem.x0.device))[0])
         return best, one, seconds[best]
+
+    def _kind(self, problem: Problem) -> tuple[Any, ...]:
+        """What solves of a network have in common that do alike."""
+        return (problem.steps, type(problem.rule), self.tolerance(problem))
 
     def select(self, state: QuasiNewtonState, n: Tensor, valid: Tensor) -> Tensor:
         assert isinstance(state, AutoState)  # it is made by init
@@ -141,20 +153,28 @@ class Auto(QuasiNewton[AutoConfig]):
 
     def sweep(self, state: QuasiNewtonState, sweep: Sweep) -> tuple[Update, QuasiNewtonState]:
         assert isinstance(state, AutoState)  # it is made by init
-        state = replace(state, taken=state.taken + 1, network=sweep.model_seconds - state.before)
+        state = replace(state, taken=state.taken + 1)
         if state.size == 1 or state.gave_up:
             if state.taken > SETTLED:
-                state.found.rest[1] = state.rest()
+                self._note(state, 1, sweep, state.rest(sweep.spent))
             return Update(sweep.phi), state
         came = time.perf_counter()
         update, made = super().sweep(state, sweep)
         assert isinstance(made, AutoState)  # replace keeps the class
         made = self._judged(replace(made, own=made.own + time.perf_counter() - came), sweep, update)
-        made.found.rest[made.size] = made.rest()
+        made = replace(made, outside=(*made.outside, made.taken * made.rest(sweep.spent)))
+        if made.gave_up or made.done == sweep.problem.steps:
+            each = [now - last for last, now in pairwise((0.0, *made.outside))]
+            self._note(made, made.size, sweep, median(each))  # one that was held up says nothing of the others
         if made.gave_up:
             update = replace(update, alone=True)
-            made = replace(made, began=time.perf_counter(), taken=0, before=sweep.model_seconds)
+            made = replace(made, began=time.perf_counter(), taken=0, before=sweep.spent)
         return update, made
+
+    def _note(self, state: AutoState, size: int, sweep: Sweep, rest: float) -> None:
+        """Remember what sweeps take outside the network: the least, since other work can only add to it."""
+        key = (size, *self._kind(sweep.problem))
+        state.found.rest[key] = min(state.found.rest.get(key, rest), rest)
 
     def _judged(self, state: AutoState, sweep: Sweep, update: Update) -> AutoState:
         """With whether sampling the rest sequentially is faster than going on, by the clock."""
@@ -166,37 +186,54 @@ class Auto(QuasiNewton[AutoConfig]):
         stride = torch.maximum(torch.minimum(close.long().cumprod(1).sum(1) + 1, update.limit), update.least)
         # The slowest sample ends the solve, at whatever the calls for it alone cost.
         done = int(torch.where(sweep.valid[:, 0], sweep.n[:, 0] + stride, steps).min())
-        elapsed = time.perf_counter() - state.began
-        rest, each = state.rest(), elapsed / state.taken
-        calls = sorted(state.found.calls.items())
-        curve = CostCurve(tuple(nodes for nodes, _ in calls), tuple(seconds for _, seconds in calls))
-        expected = state.expected + curve(max(1.0, float(sweep.evaluated.sum()) / len(sweep.n)))
-        pace = state.network / expected if expected else 1.0
+        spent, kind = sweep.spent, self._kind(sweep.problem)
+        elapsed, rest = state.elapsed(spent), state.rest(spent)
+        each = elapsed / state.taken
+        state = self._paced(state, sweep)
+        pace = min(state.first, (spent.model_seconds - state.before.model_seconds) / (state.expected or 1.0))
         # Of a sequential step, on a machine that is as busy as it is now: less than when the calls were timed, or more.
         # What the driver takes for one is no more than it takes for a sweep.
         step = state.one * pace
-        step += state.found.rest.get(1, max(0.0, rest - state.own / state.taken) / 2)
+        step += state.found.rest.get((1, *kind), max(0.0, rest - state.own / state.taken) / 2)
         left = steps - done
         gap = int(state.spacing.min())
         more = (PASS_ALL if gap == 1 else PASS_LATTICE) * left / (state.size * gap) + 1
         if state.sweeps > TRIAL and elapsed - done * step > ALLOWED * steps * step:
             more = max(more, left * state.sweeps / max(done, 1.0))
         slower = left > 0 and each * more > left * step * (1 + MARGIN)
-        strode = done - state.done
-        won = max(1 if done <= state.sweeps else 0, strode // 3)  # by the next sweep: a front that is ahead may wait
+        # By the next sweep; a front that is ahead may wait.
+        won = max(1 if done <= state.sweeps else 0, (done - state.done) // 3)
         risky = left > 0 and elapsed + state.full * pace + rest - (done + won) * step > MOST * steps * step
         mine = torch.tensor([slower or risky], device=sweep.n.device)
         gave_up = bool(sweep.problem.agree(mine)[0])
-        wanted, lost = self.tolerance(sweep.problem), state.found.lost
         if gave_up or not left:  # what ends ahead was not in vain
-            lost[wanted] = lost.get(wanted, 0) + 1 if elapsed > done * step else 0
-        return replace(state, expected=expected, done=done, strode=strode, gave_up=gave_up)
+            behind = elapsed > (1 + MARGIN) * done * step
+            state.found.lost[kind] = state.found.lost.get(kind, 0) + 1 if behind else 0
+        return replace(state, done=done, gave_up=gave_up)
+
+    def _paced(self, state: AutoState, sweep: Sweep) -> AutoState:
+        """With the seconds that the calls of this sweep would have taken when they were timed.
+
+        The first sweep, whose calls have one node, tells how busy the machine is; larger calls may be dearer for
+        another reason, such as a limit on their rows.
+        """
+        seconds = sorted(state.found.calls.items())
+        curve = CostCurve(tuple(nodes for nodes, _ in seconds), tuple(each for _, each in seconds))
+        spent, before = sweep.spent, state.spent
+        calls = spent.calls - before.calls
+        per_node = sweep.problem.network_rows(torch.arange(len(sweep.n), device=sweep.n.device))
+        nodes = (spent.rows - before.rows) / (per_node * max(calls, 1))
+        expected = state.expected + calls * curve(max(1.0, nodes) if calls else 0.0)
+        first = state.first
+        if state.taken == 1 and expected:
+            first = (spent.model_seconds - before.model_seconds) / expected
+        return replace(state, expected=expected, first=first, spent=spent)
 
 
-def _outside(found: Known, size: int) -> float:
+def _outside(found: Known, size: int, kind: tuple[Any, ...]) -> float:
     """Seconds outside the network of a sweep with so many nodes, as far as known of it or of another size."""
-    known = {other: seconds for other, seconds in found.rest.items() if other > 1}
-    return known.get(size, max(known.values(), default=0.0))
+    same = {key[0]: seconds for key, seconds in found.rest.items() if key[0] > 1 and key[1:] == kind}
+    return same.get(size, max(same.values(), default=0.0))
 
 
 def sweeps(windows: float, spacing: int) -> float:
