@@ -384,6 +384,7 @@ def test_nothing_that_meets_the_error_is_said(tmp_path: Path) -> None:
     assert verdicts(folder) == ["Euler: no solver meets the error."]
 
 
+@pytest.mark.slow
 def test_a_papers_figures_stand_beside_ours(tmp_path: Path) -> None:
     rows = [
         {"method": "Euler", "at": {"grid.steps": 4}, "iterations": 4, "fid": 50.75},

@@ -195,6 +195,7 @@ def _busy(rank: int, folder: Path) -> None:
             time.sleep(4.0)  # as a long network call: no silence
 
 
+@pytest.mark.slow
 def test_a_long_call_is_no_silence(tmp_path: Path) -> None:
     run_ranks(_busy, 2, tmp_path)
 

@@ -667,6 +667,7 @@ def test_a_second_thread_gets_a_sentence() -> None:
     assert torch.equal(draw(pipe), plain)
 
 
+@pytest.mark.slow
 def test_a_call_within_a_call_is_plain() -> None:
     pipe = digits()
     plain = draw(pipe)

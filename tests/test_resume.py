@@ -159,6 +159,7 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path: Path, fabric: Fabric) 
         predict(config(tmp_path / "run"), fabric, resume=True)
 
 
+@pytest.mark.slow
 def test_a_damaged_part_is_made_again(tmp_path: Path, fabric: Fabric, undisturbed: dict[str, Any]) -> None:
     _interrupted(tmp_path / "run", fabric)
     parts = tmp_path / "run" / "parts"

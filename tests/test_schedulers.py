@@ -140,9 +140,10 @@ def check_matrix(cell: Cell, counts: tuple[int, ...], monkeypatch: pytest.Monkey
             assert source == ("config" if probed(cell, steps) is None else "probe"), steps
 
 
-def thinned(found: list[Cell]) -> list[Any]:
-    """A third of them for every day, the rest with the slow tests."""
-    return [c if i % 3 == 0 else pytest.param(c, marks=pytest.mark.slow) for i, c in enumerate(found)]
+def thinned(found: list[Cell], every: int = 1) -> list[Any]:
+    """A quarter of them for every day; of the rest, one in ``every`` with the slow tests."""
+    slow = [c for i, c in enumerate(found) if i % 4]
+    return [*found[::4], *(pytest.param(c, marks=pytest.mark.slow) for c in slow[::every])]
 
 
 @pytest.mark.parametrize("cell", thinned(cells()), ids=str)
@@ -151,13 +152,13 @@ def test_matrix(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", cells()[1::2], ids=str)
+@pytest.mark.parametrize("cell", cells()[1::3], ids=str)
 def test_matrix_of_many_steps(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     check_matrix(cell, (25,), monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", cells()[::6], ids=str)
+@pytest.mark.parametrize("cell", cells()[::9], ids=str)
 def test_matrix_of_still_more_steps(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     check_matrix(cell, (50,), monkeypatch)
 
@@ -233,7 +234,7 @@ def check_parallel(cell: Cell, steps: int, widths: tuple[int, ...], batches: tup
 EVERY = [c for c in cells() + others() if fails(c, 8) is None]
 
 
-@pytest.mark.parametrize("cell", thinned(EVERY), ids=str)
+@pytest.mark.parametrize("cell", thinned(EVERY, 3), ids=str)
 def test_parallel_is_sequential(cell: Cell) -> None:
     check_parallel(cell, 6, (4,), (3,))
 

@@ -72,6 +72,7 @@ def idle() -> Timed:
     return Timed(0.01, 0.0)
 
 
+@pytest.mark.slow
 def test_a_device_that_is_busy_with_one_row_is_told_to_sample_sequentially(tmp_path: Path) -> None:
     found = tune(config(tmp_path), error=1e-2, solvers=["paraflow"], model=proportional(0.003))
     assert found.curve(16) / found.curve(2) > 4
@@ -196,6 +197,7 @@ def _tuned(rank: int, folder: Path, run: str) -> None:
     assert made.summary.gather_seconds <= made.summary.model_seconds
 
 
+@pytest.mark.slow
 def test_processes_that_measure_different_times_choose_alike(tmp_path: Path) -> None:
     run_ranks(_tuned, 2, tmp_path, json.dumps(RUN))
     assert (tmp_path / "0.json").read_text() == (tmp_path / "1.json").read_text()
