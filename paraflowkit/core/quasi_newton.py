@@ -1,11 +1,11 @@
-"""Scalar quasi-Newton iteration in data-prediction space, shared by the solvers ``secant`` and ``lattice``.
+"""Quasi-Newton iteration in data-prediction space, shared by the solvers ``secant`` and ``lattice``.
 
 A sweep marches the unchanged sampler through the surrogate ``ĥ_n(x) = h_n + κ_n (x - x°_n)`` of the data prediction,
-h_n being the network's at x°_n and κ_n a secant slope. Where only a lattice of nodes is evaluated, the predictions
-between are interpolated in time from those of the nodes as they will be at the new states. For an affine sampler all of
-this is one linear system of as many unknowns as there are evaluated nodes, with the same matrix for every component of
-the state: with H the predictions at the nodes, B the interpolation, R the response of the states to the predictions at
-all steps, and M the rows of R B for the states at the nodes::
+h_n being the network's at x°_n and κ_n a secant slope; :mod:`~paraflowkit.core.multisecant` adds to it. Where only a
+lattice of nodes is evaluated, the predictions between are interpolated in time from those of the nodes as they will be
+at the new states. For an affine sampler all of this is one linear system of as many unknowns as there are evaluated
+nodes, with the same matrix for every component of the state: with H the predictions at the nodes, B the interpolation,
+R the response of the states to the predictions at all steps, and M the rows of R B for the states at the nodes::
 
     states = base + R B H,   H = h + diag(κ) (base + M H - x°)   =>   H = (I - diag(κ) M)⁻¹ (h + diag(κ) (base - x°))
 """
@@ -26,7 +26,7 @@ from paraflowkit.core.problem import Problem
 from paraflowkit.core.quasi_newton_front import between, front
 from paraflowkit.core.quasi_newton_march import solved, step_by_step
 from paraflowkit.core.response import Response
-from paraflowkit.core.secants import Secants
+from paraflowkit.core.secants import HIGHEST, LOWEST, Secants
 from paraflowkit.core.solver import ParallelSolver, Sweep, Update
 from paraflowkit.core.surrogate import SecantLine
 from paraflowkit.norms import tolerance_scales
@@ -67,13 +67,11 @@ class QuasiNewtonState:
 
 
 ConfigT = TypeVar("ConfigT", bound=QuasiNewtonConfig)
-#: Bounds of a slope, the upper one over alpha, which bounds the slope of a perfect network.
-LOWEST, HIGHEST = -0.5, 1.5
 #: The tolerance over the wanted error of the final sample, so that about 95 % of samples are nearer to the sequential
 #: ones than was asked, with all steps evaluated and with interpolation: see docs/data/stopping.md.
-STOP, STOP_BETWEEN = 0.9, 0.7
+STOP, STOP_BETWEEN = 1.2, 0.95
 #: The largest error that interpolated predictions may put into a state, over the tolerance; else the lattice is finer.
-BETWEEN = 1.0
+BETWEEN = 0.6
 #: A node that was evaluated once has the slope of a Gaussian prior, α s² / (σ² + α² s²), with this s² over the data's
 #: variance: at the front, and from REACH of all steps before it on. Near the front the slope is too large for a single
 #: correction on purpose: what moved the states upstream in this sweep moves them on in the next.
@@ -214,7 +212,7 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
             residual = residual * (self.config.tolerance / wanted) ** 2 * state.norms[sweep.n] / scales
         lo, length = sweep.n[:, 0].tolist(), sweep.valid.sum(1).tolist()
         spacing, usual = state.spacing.tolist(), self.usual(sweep.problem)
-        state_spacing, scale = list(spacing), scales.tolist()
+        state_spacing = list(spacing)
         limit, least = [1] * len(lo), [1] * len(lo)
         inner: list[list[int]] = [[]] * len(lo)  # accepted steps between nodes
         for i, own in enumerate(columns):
@@ -235,8 +233,11 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
                 finer = min(finer, usual)
             else:
                 assert rows is not None  # else there are no errors
-                error *= float(rows[i, limit[i] - 1, inner[i]].abs().sum())  # what it does to the last of these states
-                most = BETWEEN * wanted * scale[i][limit[i] - 1] ** 0.5
+                # What it does to each of the states up to the last of them: the sample itself may follow from an
+                # evaluated node alone, whose state does not.
+                effect = rows[i, : limit[i], inner[i]].abs().sum(1) / scales[i, : limit[i]].sqrt().cpu()
+                error *= float(effect.max())
+                most = BETWEEN * wanted
                 while finer > 1 and error > most:
                     finer, error = finer // 2, error / COARSER
             if finer < spacing[i]:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from paraflowkit.core.interpolation import over_window
 from paraflowkit.core.march import estimate, spread
+from paraflowkit.core.multisecant import REACH, added, fit
+from paraflowkit.core.secants import LOWEST
 from paraflowkit.core.solver import Sweep
 
 if TYPE_CHECKING:
@@ -62,13 +64,19 @@ def solved(
     pick = torch.arange(count)[:, None]
     entry = (index - 1).clamp(min=0)
     k = kappa.cpu()[pick, index] * inside
-    system = torch.eye(most, dtype=torch.float64) - k[..., None] * weights[pick, entry]
+    lead = weights[pick, entry] * inside[..., None]  # M: the states at the nodes by the predictions there
+    system = torch.eye(most, dtype=torch.float64) - k[..., None] * lead
     inverse, failed = torch.linalg.inv_ex(system)
     good = (failed == 0) & inverse.isfinite().all(-1).all(-1) & (inverse.abs().amax((-1, -2)) < 1e4)
     inverse = torch.where(good[:, None, None], inverse, torch.eye(most, dtype=torch.float64))
-    pick, index, entry = pick.to(device), index.to(device), entry.to(device)
-    right = h[pick, index] + there(k)[..., None] * (base[pick, entry] - x[pick, index])
-    made = there(inverse) @ right
+    at, entry, pick = index.to(device), entry.to(device), pick.to(device)
+    away = base[pick, entry] - x[pick, at]
+    made = there(inverse) @ (h[pick, at] + there(k)[..., None] * away)
+    moves = torch.where(there(inside)[..., None] > 0, away + there(lead) @ made, 0)
+    more = _along_changes(state, n, moves, k, lead @ inverse, index)
+    if more is not None:
+        coefficients, changes = more
+        made = made + there(inverse @ coefficients) @ changes
     states = base + there(weights) @ made
     out = h.clone()
     if max(spacing) > 1:
@@ -76,6 +84,38 @@ def solved(
     for i, own in enumerate(columns):
         out[i, own] = made[i, : len(own)]
     return states, out, rows
+
+
+def _along_changes(
+    state: QuasiNewtonState, n: Tensor, moves: Tensor, kappa: Tensor, lead: Tensor, index: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """What slopes along the last changes add to the predictions at the evaluated nodes, before it goes on to others.
+
+    Args:
+        n: the steps of the windows. moves: ``(samples, P, D)``, how far the states move by scalar slopes alone, 0 at
+            the front and on padding. kappa: float64 ``(samples, P)``. lead: see
+            :func:`~paraflowkit.core.multisecant.added`. index: ``(samples, P)``, columns of the windows, 0 on padding.
+            All but moves on the CPU.
+
+    Returns:
+        Coefficients, float64 ``(samples, P, 2 P)``, of the changes, ``(samples, 2 P, D)``; None where there are none.
+    """
+    secants = state.secants
+    assert secants is not None  # the sweep has made them; this is for the type checker
+    pick = torch.arange(len(n))[:, None]
+    have = secants.den.cpu()[pick, index] > 0
+    have[:, 1:] &= index[:, 1:] > 0
+    if not bool(have.any()):
+        return None
+    node = n[pick, index]
+    pick, index = pick.to(moves.device), index.to(moves.device)
+    changes = torch.cat([secants.dx[pick, index], secants.dh[pick, index]], 1)
+    wide = changes.double()
+    products = (wide @ torch.cat([wide, moves.double()], 1).mT).cpu()
+    products = torch.where(products.isfinite(), products, 0.0)  # values that are not finite end the solve elsewhere
+    gram, along = products[..., : len(wide[0])], products[..., len(wide[0]) :].mT
+    fitted = fit(gram, have, node, kappa, state.high.cpu()[node] - LOWEST, REACH * len(state.alpha))
+    return added(fitted, gram, along, lead), changes
 
 
 def step_by_step(

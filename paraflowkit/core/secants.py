@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+#: Bounds of a slope, the upper one over alpha, which bounds the slope of a perfect network.
+LOWEST, HIGHEST = -0.5, 1.5
+
 
 @dataclass(frozen=True)
 class Secants:
@@ -27,6 +30,8 @@ class Secants:
     have: Tensor
     num: Tensor
     den: Tensor
+    dx: Tensor
+    dh: Tensor
 
     @classmethod
     def empty(cls, samples: int, width: int, size: int, like: Tensor) -> Secants:
@@ -39,6 +44,8 @@ class Secants:
             have=torch.zeros(samples, width, dtype=torch.bool, device=like.device),
             num=flat,
             den=flat,
+            dx=like.new_zeros(samples, width, size),
+            dh=like.new_zeros(samples, width, size),
         )
 
     def moved(self, lo: Tensor) -> Secants:
@@ -58,6 +65,8 @@ class Secants:
             self.have[rows, at] & inside,
             pick(self.num),
             pick(self.den),
+            self.dx[rows, at],
+            self.dh[rows, at],
         )
 
     def seen(self, x: Tensor, h: Tensor, evaluated: Tensor) -> Secants:
@@ -73,7 +82,7 @@ class Secants:
         # A change that is all rounding says nothing.
         fresh = evaluated & self.have & (den > 1e-12 * (x.to(wide).square().sum(2).double() + 1e-30))
         num, den = torch.where(fresh, num, self.num), torch.where(fresh, den, self.den)
-        keep = evaluated[..., None]
+        keep, changed = evaluated[..., None], fresh[..., None]
         return Secants(
             self.lo,
             torch.where(keep, x, self.x),
@@ -81,6 +90,8 @@ class Secants:
             self.have | evaluated,
             num,
             den,
+            torch.where(changed, dx, self.dx),
+            torch.where(changed, dh, self.dh),
         )
 
     def slopes(self, nodes: Tensor, prior: Tensor) -> Tensor:
