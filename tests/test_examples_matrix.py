@@ -120,3 +120,13 @@ def test_rows_are_appended_kept_and_shown(
     shown = capsys.readouterr().out
     assert f"| paraflow | 4 | **{ours['iterations']:.1f}** / {ours['evaluations']:.1f}" in shown
     assert "| fewer sequential steps |" in shown
+
+
+@pytest.mark.slow
+def test_warm_starts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    runpy.run_path(str(EXAMPLES / "warm_starts.py"))["main"](["--samples", "2", "--errors", "0.01"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 18
+    found = {(row[0], row[1], row[2]): float(row[3].split(" / ")[0]) for row in rows}
+    assert found["secant", "50", "guidance 2.8"] < found["secant", "50", "the solver's own"]

@@ -69,9 +69,9 @@ class QuasiNewtonState:
 ConfigT = TypeVar("ConfigT", bound=QuasiNewtonConfig)
 #: The tolerance over the wanted error of the final sample, so that about 95 % of samples are nearer to the sequential
 #: ones than was asked, with all steps evaluated and with interpolation: see docs/data/stopping.md.
-STOP, STOP_BETWEEN = 1.2, 0.95
+STOP, STOP_BETWEEN = 1.3, 1.1
 #: The largest error that interpolated predictions may put into a state, over the tolerance; else the lattice is finer.
-BETWEEN = 0.6
+BETWEEN = 0.5
 #: A node that was evaluated once has the slope of a Gaussian prior, α s² / (σ² + α² s²), with this s² over the data's
 #: variance: at the front, and from REACH of all steps before it on. Near the front the slope is too large for a single
 #: correction on purpose: what moved the states upstream in this sweep moves them on in the next.
