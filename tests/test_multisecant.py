@@ -88,6 +88,15 @@ def test_the_nearest_changes_within_reach_are_taken_and_no_others() -> None:
     assert not matrices(nothing, changes).any()
 
 
+@pytest.mark.parametrize("padding", [1, 3, 24])
+def test_padding_changes_nothing(padding: int) -> None:
+    dx, dh = randoms(9, SIZE), randoms(9, SIZE, seed=1)
+    more = torch.zeros(padding, SIZE, dtype=torch.float64)
+    fitted, changes = fits(dx, dh, 0.5)
+    padded, wider = fits(torch.cat([dx, more]), torch.cat([dh, more]), 0.5, [True] * 9 + [False] * padding)
+    torch.testing.assert_close(matrices(padded, wider)[:9], matrices(fitted, changes), rtol=1e-9, atol=1e-11)
+
+
 def test_changes_that_are_the_same_or_nothing_do_no_harm() -> None:
     dx = randoms(1, SIZE).expand(4, SIZE).clone()
     dx[3] = 0
@@ -165,3 +174,12 @@ def test_a_network_with_few_directions_takes_fewer_sweeps_than_with_numbers_for_
     numbers = solve(p, solver, sliding(12))
     assert found.stats.sample_iterations.sum() < 0.92 * numbers.stats.sample_iterations.sum()
     assert found.stats.evaluations.sum() < 0.95 * numbers.stats.evaluations.sum()
+
+
+@pytest.mark.parametrize(("process", "stepper"), [("flow", "euler"), ("vp", "ddim"), ("vp", "ddpm")])
+def test_a_sample_is_solved_as_if_it_were_alone(process: str, stepper: str) -> None:
+    many, one = (problem(mixture(process, dimension=60), make_stepper(stepper), 50, n, guidance=4.0) for n in (6, 1))
+    solver = make_solver("secant", tolerance=1e-4)
+    together, alone = (solve(p, solver, sliding(8)) for p in (many, one))
+    assert alone.stats.sample_iterations[0] == together.stats.sample_iterations[0]
+    torch.testing.assert_close(alone.x[0], together.x[0], rtol=0, atol=1e-12)

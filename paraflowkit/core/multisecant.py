@@ -76,6 +76,8 @@ def fit(gram: Tensor, have: Tensor, node: Tensor, kappa: Tensor, most: Tensor, r
     size = torch.where(have & (size > 0), size, torch.inf).rsqrt()  # 0 for nodes without changes
     apart = (node[:, :, None] - node[:, None]).double().abs()
     usable = have[:, None] & (apart <= reach)
+    # Of two that are as far the later one: else it is a matter of the padding which of them is taken.
+    apart = apart + 0.25 * (node[:, None] < node[:, :, None])
     near = torch.where(usable, apart, torch.inf).topk(many, dim=2, largest=False, sorted=False).indices
     chosen = torch.cat([near, near + nodes], 2)
     size = torch.where(usable, size[:, None], 0.0).gather(2, near).repeat(1, 1, 2)

@@ -111,9 +111,9 @@ def _along_changes(
     pick, index = pick.to(moves.device), index.to(moves.device)
     changes = torch.cat([secants.dx[pick, index], secants.dh[pick, index]], 1)
     wide = changes.double()
-    products = (wide @ torch.cat([wide, moves.double()], 1).mT).cpu()
+    products = torch.cat([wide @ wide.mT, moves.double() @ wide.mT], 1).cpu()
     products = torch.where(products.isfinite(), products, 0.0)  # values that are not finite end the solve elsewhere
-    gram, along = products[..., : len(wide[0])], products[..., len(wide[0]) :].mT
+    gram, along = products.split([len(wide[0]), len(moves[0])], 1)
     fitted = fit(gram, have, node, kappa, state.high.cpu()[node] - LOWEST, REACH * len(state.alpha))
     return added(fitted, gram, along, lead), changes
 

@@ -21,7 +21,8 @@ class Secants:
     Attributes:
         lo: int64 ``(samples,)``, the fronts. x, h: ``(samples, W, D)``, last evaluated states and predictions.
         have: bool ``(samples, W)``, nodes that hold them. num, den: float64 ``(samples, W)``, ⟨Δx, Δh⟩ and ⟨Δx, Δx⟩ of
-            the last two evaluations, 0 where there were none.
+            the last two evaluations, 0 where there were none. dx, dh: ``(samples, W, D)``, Δx and Δh themselves, in
+            float32 or wider, of the last change that was more than rounding.
     """
 
     lo: Tensor
