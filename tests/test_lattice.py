@@ -100,7 +100,8 @@ def test_it_evaluates_fewer_nodes_than_there_are_steps(name: str) -> None:
     assert counting.rows == found.stats.rows == 2 * int(found.stats.evaluations.sum())
     assert set(counting.nodes) < set(range(64))
     every = solve(p, make_solver("secant", error=1e-2), sliding(4))
-    assert found.stats.iterations < 0.7 * every.stats.iterations
+    # Of the samples, one of which finds its lattice too coarse and goes on with a finer one.
+    assert found.stats.sample_iterations.sum() < 0.7 * every.stats.sample_iterations.sum()
 
 
 @pytest.mark.parametrize("wanted", [1e-1, 1e-2, 1e-3])
