@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from paraflowkit.buffers import Buffers
 from paraflowkit.composition import Whole, advanced, check_pair, check_warm, checked, refuse_levels
 from paraflowkit.core.march import spread
+from paraflowkit.core.opening import noisy_nodes
 from paraflowkit.core.problem import Problem
 from paraflowkit.core.solver import ParallelSolver, Spent, Sweep
 from paraflowkit.core.window import Window, WindowPolicy
@@ -83,6 +84,7 @@ def solve(
     settings = solver.config
     if problem.nominal:
         refuse_levels(solver)
+    rolls = settings.guess == "clean_estimate" and warm is None
     started = time.perf_counter()
     aside = 0.0  # seconds in callbacks
     steps, count, device = problem.steps, len(problem.x0), problem.x0.device
@@ -95,20 +97,26 @@ def solve(
     limits = [most] * count  # falls to 1 for a sample that goes on sequentially
     fell_back: set[int] = set()  # because of values that were not finite
 
+    # Steps of the first sweep where there is no estimate to guess the states after them with.
+    first = noisy_nodes(problem) if rolls and not settings.precondition else steps
+
     def asked(window: Window, limit: int) -> int:
         """The nodes to be evaluated at once, as far as they may be: one before the window opens."""
+        if window.lo == 0 and first < steps:  # the nearer half says most, and all are evaluated again
+            limit = (limit + 1) // 2
         return min(window.hi - window.lo, 1 if window.lo < settings.precondition else limit)
 
     def cut(windows: list[Window]) -> list[Window]:
-        """The steps of those nodes; a sample that goes on sequentially has one."""
+        """The steps of those nodes, as far as states can be guessed; a sample that goes on sequentially has one."""
         sizes = [asked(w, limit) for w, limit in zip(windows, limits, strict=True)]
         lengths = [size if size == 1 else stretch * size for size in sizes]
-        return [Window(w.lo, min(w.lo + length, steps)) for w, length in zip(windows, lengths, strict=True)]
+        ends = [min(w.lo + length, first if w.lo == 0 else steps) for w, length in zip(windows, lengths, strict=True)]
+        return [Window(w.lo, end) for w, end in zip(windows, ends, strict=True)]
 
     plan = [advanced(window, None, 0, steps) for _ in range(count)]
     run = Buffers(problem, cut(plan), width, check_warm(warm, problem), trajectory)
     if not settings.precondition:
-        run.guess([0] * count, settings.guess)
+        run.guess([0] * count, settings.guess, torch.zeros_like(problem.x0) if rolls else None)
     scales = tolerance_scales(settings.norm, problem.nodes).to(device)
     tolerance = settings.tolerance**2
     twice = 1 if settings.stride == "exact" else 2  # sweeps for a step, at worst

@@ -39,6 +39,7 @@ SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
     "turbo": ("parasolver-turbo", {"degree": 3}),
     "turbo-1": ("parasolver-turbo", {"degree": 1, "precondition": 0, "guess": "noise"}),
     "paraflow-noise": ("paraflow", {"guess": "noise", "entering": "noise"}),
+    "parasolver-0": ("parasolver", {"precondition": 0}),
     "paradigms-clean": ("paradigms", {"guess": "clean_estimate", "entering": "clean_estimate", "precondition": 4}),
 }
 N = 12
@@ -382,8 +383,7 @@ def test_presets_are_published_settings(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [
-        ("paraflow", {"guess": "clean_estimate"}, "needs 'precondition'"),
-        ("parasolver", {"precondition": 0}, "needs 'precondition'"),
+        ("paraflow", {"precondition": -1}, "greater than or equal to 0"),
         ("parasolver", {"subintervals": 0}, "greater than or equal to 1"),
         ("parataa", {"ridge": 0.0}, "greater than 0"),
         ("parasolver", {"subintervals": 3, "stride": "printed"}, "would move the ends"),

@@ -49,7 +49,7 @@ class SolverConfig(ComponentConfig):
     guess: Guess = Field(
         default="constant",
         description="Of the states in the first window: the last exact state, noise, or the sampler rolled on with the "
-        "data prediction of the last of the preconditioning steps, of which it needs at least one.",
+        "data prediction of the last of the preconditioning steps (without these 0, where states are all but noise).",
     )
     entering: Guess = Field(
         default="constant",
@@ -73,15 +73,6 @@ class SolverConfig(ComponentConfig):
             raise ValueError(f"unknown preset {name!r}.{did_you_mean(name, list(cls.presets))} Presets: {known}")
         return name
 
-    @model_validator(mode="after")
-    def _guess_has_an_estimate(self) -> SolverConfig:
-        if self.guess == "clean_estimate" and self.precondition == 0:
-            raise ValueError(
-                "'guess: clean_estimate' needs 'precondition' of at least 1, which makes the estimate: set it, or "
-                "guess constant or noise"
-            )
-        return self
-
 
 class QuasiNewtonConfig(SolverConfig):
     """Settings that the quasi-Newton solvers share: a tolerance of each step, or the error of the final sample."""
@@ -92,8 +83,7 @@ class QuasiNewtonConfig(SolverConfig):
         allow_inf_nan=False,
         description="Wanted relative RMSE of the final sample to the sequential one, in place of a tolerance.",
     )
-    precondition: int = Field(default=1, ge=0, description="M, steps taken one by one before the window opens.")
-    guess: Guess = Field(default="clean_estimate", description="Of the first window; without M constant or noise.")
+    guess: Guess = Field(default="clean_estimate", description="Of the first window.")
     entering: Guess = Field(default="clean_estimate", description="Of the states that enter the window.")
 
     @model_validator(mode="before")

@@ -141,7 +141,8 @@ class QuasiNewton(ParallelSolver[ConfigT, QuasiNewtonState], Generic[ConfigT]):
     def _ahead(self, state: QuasiNewtonState, n: Tensor, valid: Tensor) -> Tensor:
         """All nodes near the front, and of those beyond every ``gap``-th, as many as may be evaluated at least."""
         steps, length = len(state.alpha), valid.sum(1, keepdim=True)
-        cut = n[:, :1] + length >= steps  # by the end: its length does not tell what was asked for
+        # By the end, and in the first sweep, its length does not tell what was asked for.
+        cut = (n[:, :1] + length >= steps) | (state.sweeps == 0)
         size = torch.where(cut, state.most, length // state.stretch).clamp(min=1)
         offset, coarse = torch.arange(n.shape[1], device=n.device), n % state.gap == 0
         ahead = (coarse & valid).long()

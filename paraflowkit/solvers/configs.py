@@ -83,7 +83,7 @@ class ParaSolverConfig(SolverConfig):
     )
     norm: Norm = Field(default="sigma", description="Scale of the tolerance.")
     precondition: int = Field(default=1, ge=0, description="M, steps taken one by one before the window opens.")
-    guess: Guess = Field(default="clean_estimate", description="Of the first window; without M constant or noise.")
+    guess: Guess = Field(default="clean_estimate", description="Of the first window.")
     entering: Guess = Field(default="clean_estimate", description="Of the states that enter the window.")
     subintervals: int | None = Field(
         default=None, ge=1, description="N_sub, of the whole grid; one for each step by default, 1 is sequential."
@@ -121,7 +121,7 @@ class ParaSolverTurboConfig(SolverConfig):
     )
     norm: Norm = Field(default="sigma", description="Scale of the tolerance.")
     precondition: int = Field(default=1, ge=0, description="M, steps taken one by one before the window opens.")
-    guess: Guess = Field(default="clean_estimate", description="Of the first window; without M constant or noise.")
+    guess: Guess = Field(default="clean_estimate", description="Of the first window.")
     entering: Guess = Field(default="clean_estimate", description="Of the states that enter the window.")
     degree: int = Field(
         default=8, ge=1, description="ϱ, nodes at the front of the window that are evaluated, e.g. one a device."

@@ -287,6 +287,7 @@ def check_repeatable(solver: AnySolver) -> None:
 @check("solver")
 def check_chunks(solver: AnySolver) -> None:
     """Cutting the network's calls into chunks changes no bit of the result."""
+    _same_twice(solver)
     problem = make("vp", "ddim", 3, guidance=2.0, eta=0.5)
 
     def row_by_row(x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
