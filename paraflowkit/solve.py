@@ -98,11 +98,11 @@ def solve(
     fell_back: set[int] = set()  # because of values that were not finite
 
     # Steps of the first sweep where there is no estimate to guess the states after them with.
-    first = noisy_nodes(problem) if rolls and not settings.precondition else steps
+    noisy = noisy_nodes(problem) if rolls and not settings.precondition else steps
 
     def asked(window: Window, limit: int) -> int:
         """The nodes to be evaluated at once, as far as they may be: one before the window opens."""
-        if window.lo == 0 and first < steps:  # the nearer half says most, and all are evaluated again
+        if window.lo == 0 and noisy < steps:  # the nearer half says most, and all are evaluated again
             limit = (limit + 1) // 2
         return min(window.hi - window.lo, 1 if window.lo < settings.precondition else limit)
 
@@ -110,7 +110,7 @@ def solve(
         """The steps of those nodes, as far as states can be guessed; a sample that goes on sequentially has one."""
         sizes = [asked(w, limit) for w, limit in zip(windows, limits, strict=True)]
         lengths = [size if size == 1 else stretch * size for size in sizes]
-        ends = [min(w.lo + length, first if w.lo == 0 else steps) for w, length in zip(windows, lengths, strict=True)]
+        ends = [min(w.lo + length, noisy if w.lo == 0 else steps) for w, length in zip(windows, lengths, strict=True)]
         return [Window(w.lo, end) for w, end in zip(windows, ends, strict=True)]
 
     plan = [advanced(window, None, 0, steps) for _ in range(count)]

@@ -114,6 +114,16 @@ def test_tolerance_0_is_the_sequential_trajectory(name: str, size: int, process:
     torch.testing.assert_close(found.x, sequential(p).x, rtol=0, atol=1e-12 * float(p.nodes.sigma[0] + 1))
 
 
+def test_a_front_that_stays_keeps_its_window() -> None:
+    """The printed stride may not move the front at all, which then begins its window again."""
+    p = problem(mixture("vp"), make_stepper("ddim"), 25, 3, guidance=2.0)
+    made = make_solver("paraflow", tolerance=0.0, stride="printed", **CLEAN)
+    found = solve(p, made, sliding(6), trajectory=True)
+    reference = sequential(p)
+    assert found.stats.sweeps <= 2 * p.steps
+    torch.testing.assert_close(found.trajectory, reference.trajectory, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(("name", "window"), [("secant", 16), ("lattice", 16)])
 def test_it_saves_a_part_of_a_sweep(name: str, window: int) -> None:
     model = registry.get("model", "digits-vp")(registry.config_class("model", "digits-vp")())

@@ -3,13 +3,15 @@
 For each cell (network, stepper, steps, guidance, window) and solver the loosest tolerance is searched whose mean
 relative RMSE to the sequential samples is at most the wanted error, by secants and bisection of its logarithm. The
 search ends when the bracket is within a factor of 1.3, or when the error is between 0.9 and 1 times the wanted one.
+``--by median`` takes the median of the samples in place of the mean, which a single sample may decide.
 
     python docs/examples/iterations_at_error.py --cells lead
     python docs/examples/iterations_at_error.py --cells steps --out rows.jsonl
     python docs/examples/iterations_table.py rows.jsonl
 
 ``--cells method`` are those of the page on the quasi-Newton solvers, which were built on samples of the seeds from 1000
-on: ``--seed 5000`` has others. ``--cells growth`` asks how iterations grow with the number of steps.
+on: ``--seed 5000`` has others. ``--cells growth`` asks how iterations grow with the number of steps, and
+``--cells noise`` is that of the preset ``method`` with a sampler that adds noise.
 
 With ``--out`` every row is appended to a file as soon as it is measured, and rows that the file holds are not measured
 again. A solver is named with settings as ``parataa,order=4``; by default all that are installed are compared. A window
@@ -48,7 +50,7 @@ from paraflowkit.spacing import make_grid
 Row = dict[str, Any]
 #: Network rows of one call: larger calls leave the cache of a CPU core. It changes no count.
 ROWS = 64
-PRESETS = ("smoke", "lead", "steps", "windows", "vp", "method", "growth", "all")
+PRESETS = ("smoke", "lead", "steps", "windows", "vp", "method", "noise", "growth", "all")
 FEWER = {
     "euler": ["euler", "flow-heun", "dpm-solver,order=2", "unipc,order=2"],
     "ddim": ["ddim", "dpm-solver,order=2", "dpm-solver,order=3", "unipc,order=2"],
@@ -82,13 +84,14 @@ def cells(preset: str) -> list[Cell]:
         "vp": [Cell(vp, s, n, 3.0, w) for s, n in (("ddim", 50), ("ddpm", 200), ("ddpm", 1000)) for w in (8, 16)],
         "windows": [Cell(*flow, n, g, w) for n, g in pairs for w in (16, n)],
     }
+    known["noise"] = [Cell(vp, "ddpm", 200, 3.0, 32)]
     known["method"] = [
         *known["lead"],
         Cell(*flow, 100, 3.0, 8),
         Cell(*flow, 50, 7.5, 16),
         Cell(vp, "ddim", 50, 3.0, 16),
         *(Cell(*flow, 50, 3.0, w) for w in (16, 50)),
-        Cell(vp, "ddpm", 200, 3.0, 32),
+        *known["noise"],
     ]
     known["growth"] = [Cell(*flow, n, 3.0, 8) for n in (25, 50, 100, 200, 400, 1000)]
     known["all"] = known["steps"] + known["vp"] + known["windows"]
@@ -128,16 +131,16 @@ def sequential(model: str, stepper: str, steps: int, guidance: float, samples: i
     return solve(p, component("solver", "sequential"), component("window", "sliding,size=1"), max_rows=ROWS)
 
 
-def measured(found: Solution, reference: torch.Tensor, std: float) -> Point:
+def measured(found: Solution, reference: torch.Tensor, std: float, by: str) -> Point:
     errors = relative_rmse(found.x, reference, std)
     cost = (float(each.double().mean()) for each in (found.stats.sample_iterations, found.stats.evaluations))
-    return Point(*cost, float(errors.mean()), float(errors.max()))
+    return Point(*cost, float(errors.quantile(0.5) if by == "median" else errors.mean()), float(errors.max()))
 
 
-def figures(found: Found) -> Row:
+def figures(found: Found, by: str) -> Row:
     point = found.point
     cost = {"iterations": point.iterations, "evaluations": point.evaluations}
-    return {"met": found.met, **cost, "mean": point.error, "worst": point.worst_error}
+    return {"met": found.met, **cost, by: point.error, "worst": point.worst_error}
 
 
 def nearest(rows: list[Row], cell: Cell, solver: str, error: float) -> float | None:
@@ -153,7 +156,7 @@ def nearest(rows: list[Row], cell: Cell, solver: str, error: float) -> float | N
 
 
 def compare(
-    cell: Cell, spec: str, errors: list[float], samples: int, known: list[Row], seed: int = 1000
+    cell: Cell, spec: str, errors: list[float], samples: int, known: list[Row], seed: int = 1000, by: str = "mean"
 ) -> Iterator[Row]:
     """The rows of one solver in one cell, for errors from loose to tight."""
     settings: dict[str, Any] = {}
@@ -165,11 +168,11 @@ def compare(
     which = {**cell.equation, "samples": samples, "seed": seed}
     p, model = make(**which), network(cell.model)
     reference = sequential(**which).x
-    base = {**which, "window": None if probe.whole else cell.window, "solver": spec}
+    base = {**which, "window": None if probe.whole else cell.window, "solver": spec, "by": by}
 
     def run(tolerance: float) -> Point:
         solver = component("solver", spec, **settings, tolerance=tolerance)
-        return measured(solve(p, solver, window, max_rows=ROWS), reference, model.data_std)
+        return measured(solve(p, solver, window, max_rows=ROWS), reference, model.data_std, by)
 
     tried: dict[float, Point] = {}
     shift = 1.0  # of this cell's tolerances to its neighbour's
@@ -183,10 +186,12 @@ def compare(
             continue
         if near and found.setting:
             shift = found.setting / near
-        yield {**base, "error": error, **figures(found), "tolerance": found.setting, "solves": len(tried)}
+        yield {**base, "error": error, **figures(found, by), "tolerance": found.setting, "solves": len(tried)}
 
 
-def fewer(cell: Cell, spec: str, errors: list[float], samples: int, seed: int = 1000) -> Iterator[Row]:
+def fewer(
+    cell: Cell, spec: str, errors: list[float], samples: int, seed: int = 1000, by: str = "mean"
+) -> Iterator[Row]:
     """The rows of one stepper with fewer sequential steps."""
     which = {**cell.equation, "samples": samples, "seed": seed}
     model, reference = network(cell.model), sequential(**which).x
@@ -194,17 +199,22 @@ def fewer(cell: Cell, spec: str, errors: list[float], samples: int, seed: int = 
 
     def run(steps: int) -> Point:
         made = sequential(**{**which, "stepper": spec, "steps": steps})
-        return measured(made, reference, model.data_std)
+        return measured(made, reference, model.data_std, by)
 
     for error in errors:
         found = fewest(run, tried, error, cell.steps // (2 if spec == "flow-heun" else 1))
-        base = {**which, "window": None, "solver": f"fewer steps: {spec}"}
-        yield {**base, "error": error, **figures(found), "taken": int(found.setting)}
+        base = {**which, "window": None, "solver": f"fewer steps: {spec}", "by": by}
+        yield {**base, "error": error, **figures(found, by), "taken": int(found.setting)}
 
 
 def key(row: Row) -> tuple[Any, ...]:
     names = ("model", "stepper", "steps", "guidance", "window", "solver", "error", "samples")
-    return (*(row[k] for k in names), row.get("seed", 1000))
+    return (*(row[k] for k in names), row.get("seed", 1000), statistic(row))
+
+
+def statistic(row: Row) -> str:
+    """Which one of the errors meets the wanted one."""
+    return str(row.get("by", "mean"))
 
 
 def machine() -> str:
@@ -219,6 +229,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--solvers", nargs="*", default=installed, help="name,key=value,…; by default all installed")
     parser.add_argument("--errors", nargs="+", type=float, default=[1e-2, 1e-3], help="mean relative RMSE")
     parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--by", choices=("mean", "median"), default="mean", help="of the samples' errors")
     parser.add_argument("--seed", type=int, default=1000, help="of the first sample; they count up")
     parser.add_argument("--out", type=Path, help="JSON Lines file that rows are appended to")
     parser.add_argument("--no-baseline", action="store_true", help="leave out fewer sequential steps")
@@ -237,16 +248,16 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     for cell in cells(a.cells):
         rivals = [] if a.no_baseline else [f"fewer steps: {s}" for s in FEWER.get(cell.stepper, [])]
         for solver in [*rivals, *a.solvers]:
-            base = {**cell.equation, "solver": solver, "samples": a.samples, "seed": a.seed}
+            base = {**cell.equation, "solver": solver, "samples": a.samples, "seed": a.seed, "by": a.by}
             open_ = [
                 e for e in errors if not {key({**base, "window": w, "error": e}) for w in (None, cell.window)} & seen
             ]
             if not open_:
                 continue
             if solver in rivals:
-                found = fewer(cell, solver.removeprefix("fewer steps: "), open_, a.samples, a.seed)
+                found = fewer(cell, solver.removeprefix("fewer steps: "), open_, a.samples, a.seed, a.by)
             else:
-                found = compare(cell, solver, open_, a.samples, known, a.seed)
+                found = compare(cell, solver, open_, a.samples, known, a.seed, a.by)
             for row in found:
                 row["machine"] = here
                 known.append(row)

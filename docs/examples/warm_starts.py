@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
             cells = []
             for error in a.errors:
                 found = solve(problem, component("solver", name, error=error), window, max_rows=ROWS, warm=warm)
-                point = measured(found, reference, std)
+                point = measured(found, reference, std, "mean")
                 cells.append(f"{point.iterations:.1f} / {point.evaluations:.0f} ({point.error:.1e})")
             print(f"| {name} | {size} | {start} | {' | '.join(cells)} |", flush=True)
     print(f"\nIterations / evaluations (mean error reached), {a.samples} samples, seeds from 1000. {machine()}.")
