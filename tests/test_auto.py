@@ -257,6 +257,7 @@ def test_the_window_is_the_solvers_own(most: int, clock: Clock) -> None:
     p = easy()
     found = run(p, clock, CURVES["constant"], most=most)
     per_step = 4  # of two guided samples
+    assert found.rows[0] == per_step  # before the window opens
     assert max(found.rows) == per_step * most
     assert found.solver.last.size == most
     assert found.solver.window(found.solver.last, sliding(3)).limit(50) == found.solver.last.size

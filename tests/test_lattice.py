@@ -120,6 +120,7 @@ def test_a_sweep_evaluates_no_more_nodes_than_the_window_has(size: int, wanted: 
     watch = Watch()
     found = solve(p, make_solver("lattice", error=wanted), sliding(size), callback=watch)
     assert max(map(max, watch.evaluated)) <= size
+    assert watch.evaluated[0] == [1] * 3  # before the window opens
     assert found.stats.sweeps <= 50
     assert error(found, p) <= wanted
 

@@ -91,12 +91,12 @@ def test_the_first_call_has_the_noisy_nodes_with_no_prediction(name: str, size: 
 @pytest.mark.parametrize("name", ["secant", "lattice"])
 def test_a_step_taken_first_and_a_warm_start_take_its_place(name: str) -> None:
     p = problem(mixture("vp"), make_stepper("ddim"), 60, 1)
-    nodes, _ = first_call(p, make_solver(name, tolerance=1e-3, precondition=1), 8)
+    nodes, _ = first_call(p, make_solver(name, tolerance=1e-3), 8)
     assert nodes == [0]
     warm = sequential(p).trajectory
     assert warm is not None
     spacing = {"spacing": 4} if name == "lattice" else {}
-    nodes, x = first_call(p, make_solver(name, tolerance=1e-3, **spacing), 8, warm=warm)
+    nodes, x = first_call(p, make_solver(name, tolerance=1e-3, precondition=0, **spacing), 8, warm=warm)
     assert len(nodes) == 8
     assert nodes[-1] >= 8  # as in any other sweep, some lie ahead
     torch.testing.assert_close(x, warm[0, nodes])

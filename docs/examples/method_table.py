@@ -36,11 +36,16 @@ def of_cell(rows: list[Row], cell: Cell, error: float, by: str = "mean") -> list
     return [*sorted(parallel, key=lambda row: row["iterations"]), *([best] if best else [])]
 
 
+def own(row: Row) -> bool:
+    """Whether the solver is one of ours, whatever its settings."""
+    return row["solver"].split(",")[0] in OURS
+
+
 def verdict(rows: list[Row]) -> str:
     """Whether one of ours needs the fewest iterations, in a sentence."""
     parallel = [row for row in rows if not row["solver"].startswith("fewer")]
-    ours = [row for row in parallel if row["solver"] in OURS]
-    others = [row for row in parallel if row["solver"] not in OURS]
+    ours = [row for row in parallel if own(row)]
+    others = [row for row in parallel if not own(row)]
     if not ours or not others:
         return "Not all of them were measured here."
     mine, best = (min(group, key=lambda row: row["iterations"]) for group in (ours, others))
@@ -70,7 +75,7 @@ def main(path: Path) -> None:
     for cell in cells("method"):
         for error, by in ((1e-2, "mean"), (1e-2, "median"), (1e-3, "mean"), (1e-3, "median")):
             here = of_cell(rows, cell, error, by)
-            if not any(row["solver"] in OURS for row in here):
+            if not any(map(own, here)):
                 continue
             print(
                 f"**{cell.model}, {cell.stepper}, N = {cell.steps}, guidance {cell.guidance:g}, window {cell.window}, "
@@ -78,7 +83,7 @@ def main(path: Path) -> None:
             )
             print(f"| solver | Iters | NFE | {by} error | worst | samples |\n|---|---:|---:|---:|---:|---:|")
             for row in here:
-                name = f"**{row['solver']}**" if row["solver"] in OURS else row["solver"]
+                name = f"**{row['solver']}**" if own(row) else row["solver"]
                 print(
                     f"| {name} | {row['iterations']:.2f} | {row['evaluations']:.1f} | {row[by]:.1e} "
                     f"| {row['worst']:.1e} | {row['samples']} |"

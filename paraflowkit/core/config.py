@@ -83,6 +83,7 @@ class QuasiNewtonConfig(SolverConfig):
         allow_inf_nan=False,
         description="Wanted relative RMSE of the final sample to the sequential one, in place of a tolerance.",
     )
+    precondition: int = Field(default=1, ge=0, description="M, steps taken one by one before the window opens.")
     guess: Guess = Field(default="clean_estimate", description="Of the first window.")
     entering: Guess = Field(default="clean_estimate", description="Of the states that enter the window.")
 

@@ -23,7 +23,7 @@ from paraflowkit.solvers.configs import AutoConfig
 SETTLE = 7.0
 #: Sweeps in which a short window of w nodes passes w of them, on a lattice and on all steps.
 PASS_LATTICE, PASS_ALL = 2.3, 1.2
-#: Share of a window's nodes in a mean call: the first sweep may have fewer, and the last ones have few left.
+#: Share of a window's nodes in a mean call: the first sweep has one, and the last ones have few left.
 FILLED = 0.75
 #: Slower than sequential sampling by less than this share is not slower: clocks are not better.
 MARGIN = 0.02
@@ -214,8 +214,8 @@ class Auto(QuasiNewton[AutoConfig]):
     def _paced(self, state: AutoState, sweep: Sweep) -> AutoState:
         """With the seconds that the calls of this sweep would have taken when they were timed.
 
-        The first sweep, whose calls have the fewest nodes, tells how busy the machine is; larger calls may be dearer
-        for another reason, such as a limit on their rows.
+        The first sweep, whose calls have one node, tells how busy the machine is; larger calls may be dearer for
+        another reason, such as a limit on their rows.
         """
         seconds = sorted(state.found.calls.items())
         curve = CostCurve(tuple(nodes for nodes, _ in seconds), tuple(each for _, each in seconds))

@@ -33,6 +33,7 @@ SOLVERS: dict[str, tuple[str, dict[str, Any], int]] = {
     "secant": ("secant", {"error": 1e-2}, 8),
     "secant, looser": ("secant", {"error": 3e-2}, 8),
     "secant, tighter": ("secant", {"error": 3e-3}, 8),
+    "secant, no step first": ("secant", {"error": 1e-2, "precondition": 0}, 8),
     "lattice": ("lattice", {"error": 1e-2}, 8),
 }
 
