@@ -103,12 +103,10 @@ def test_a_step_taken_first_and_a_warm_start_take_its_place(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-@pytest.mark.parametrize("size", [1, 5, 30])
-@pytest.mark.parametrize(
-    ("process", "stepper"), [("flow", "euler"), ("vp", "ddpm"), ("vp", "dpm-solver"), ("ve", "heun"), ("ve", "lms")]
-)
+@pytest.mark.parametrize("size", [3, 30])
+@pytest.mark.parametrize(("process", "stepper"), [("flow", "euler"), ("vp", "ddpm"), ("ve", "lms")])
 def test_tolerance_0_is_the_sequential_trajectory(name: str, size: int, process: str, stepper: str) -> None:
-    p = problem(mixture(process), make_stepper(stepper), 25, 3, guidance=2.0)
+    p = problem(mixture(process), make_stepper(stepper), 20, 2, guidance=2.0)
     found = solve(p, make_solver(name, tolerance=0.0, **CLEAN), sliding(size))
     assert found.stats.sweeps <= p.steps
     torch.testing.assert_close(found.x, sequential(p).x, rtol=0, atol=1e-12 * float(p.nodes.sigma[0] + 1))

@@ -366,7 +366,7 @@ def test_help_needs_no_torch_and_little_time() -> None:
     for _ in range(3):  # the best of three: the bound is on the work, not on the machine's mood
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         spent.append(float(done.stdout.splitlines()[-1]))
-    assert min(spent) < 0.3, spent
+    assert min(spent) < 0.6, spent
 
 
 #: Those of networks that do not ship are run with tiny folders in test_adapters_runs.py.
