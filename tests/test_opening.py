@@ -122,6 +122,7 @@ def test_a_front_that_stays_keeps_its_window() -> None:
     torch.testing.assert_close(found.trajectory, reference.trajectory, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "window"), [("secant", 16), ("lattice", 16)])
 def test_it_saves_a_part_of_a_sweep(name: str, window: int) -> None:
     model = registry.get("model", "digits-vp")(registry.config_class("model", "digits-vp")())
