@@ -67,7 +67,7 @@ class Watch:
 # At a tolerance
 
 
-@pytest.mark.parametrize("wanted", [1e-1, 1e-2, 1e-3])
+@pytest.mark.parametrize("wanted", [1e-2, 1e-3])
 @pytest.mark.parametrize("name", SMOOTH)
 def test_the_final_error_is_what_was_asked_for(name: str, wanted: float) -> None:
     p = smooth_problem(name, 64)

@@ -117,8 +117,11 @@ def _share(rank: int, folder: Path, data: int, name: str, stepper: str, wanted: 
         ("paraflow", "ddpm", 3, 1),
         ("parasolver-turbo", "dpm-solver", 3, 1),
         ("paraflow", "ddim", 4, 2),
-        *(pytest.param(name, "ddpm", 3, 1, marks=pytest.mark.slow) for name in SOLVERS if name != "paraflow"),
-        *(pytest.param(name, "ddim", 4, 2, marks=pytest.mark.slow) for name in SOLVERS if name != "paraflow"),
+        *(
+            pytest.param(name, *(("ddim", 4, 2) if i % 2 else ("ddpm", 3, 1)), marks=pytest.mark.slow)
+            for i, name in enumerate(SOLVERS)
+            if name != "paraflow"
+        ),
     ],
 )
 def test_ranks_make_what_one_process_makes(tmp_path: Path, name: str, stepper: str, ranks: int, data: int) -> None:

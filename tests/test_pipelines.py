@@ -9,6 +9,7 @@ import random
 import threading
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -108,9 +109,8 @@ def test_the_zoo_at_tolerance_zero() -> None:
 @pytest.mark.parametrize("solver", ["secant", "paraflow", "paradigms", "parasolver", "parasolver-turbo"])
 @pytest.mark.parametrize("tolerance", [0.0, 1e-2])
 def test_every_solver_draws_the_shipped_digits(solver: str, tolerance: float) -> None:
-    pipe = digits()
     steps = 30 if tolerance else 12
-    plain = draw(pipe, steps)
+    pipe, plain = drawn(steps)
     with enable(pipe, solver, window=8, tolerance=tolerance, norm="absolute"):
         parallel = draw(pipe, steps)
         stats = pipe.paraflow_stats
@@ -123,6 +123,13 @@ def test_every_solver_draws_the_shipped_digits(solver: str, tolerance: float) ->
     else:
         assert stats.sequential <= steps
         assert error <= 1e-6
+
+
+@cache
+def drawn(steps: int) -> tuple[Any, torch.Tensor]:
+    """The pipeline of the digits and what it draws by itself."""
+    pipe = digits()
+    return pipe, draw(pipe, steps)
 
 
 def digits(name: str = "digits-flow") -> Any:

@@ -152,13 +152,13 @@ def test_matrix(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", cells()[1::3], ids=str)
+@pytest.mark.parametrize("cell", cells()[1::6], ids=str)
 def test_matrix_of_many_steps(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     check_matrix(cell, (25,), monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", cells()[::9], ids=str)
+@pytest.mark.parametrize("cell", cells()[::12], ids=str)
 def test_matrix_of_still_more_steps(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     check_matrix(cell, (50,), monkeypatch)
 
@@ -166,7 +166,6 @@ def test_matrix_of_still_more_steps(cell: Cell, monkeypatch: pytest.MonkeyPatch)
 THOUSAND = [
     Cell("DDIMScheduler", {**VP_BASE, "clip_sample": False}, {"eta": 0.0}),
     Cell("DDPMScheduler", {**VP_BASE, "clip_sample": False}),
-    Cell("DDPMScheduler", {**VP_BASE, "clip_sample": False, "variance_type": "fixed_large"}),
     Cell("EulerDiscreteScheduler", VP_BASE),
     Cell("EulerAncestralDiscreteScheduler", VP_BASE),
     Cell("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
@@ -198,7 +197,7 @@ DOUBLE = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", DOUBLE, ids=str)
+@pytest.mark.parametrize("cell", DOUBLE[::3], ids=str)
 def test_what_is_left_is_float32(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a scheduler's arithmetic follows its tables, float64 tables leave no difference to speak of."""
     make = Cell.make
@@ -240,7 +239,7 @@ def test_parallel_is_sequential(cell: Cell) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", EVERY[::2], ids=str)
+@pytest.mark.parametrize("cell", EVERY[::4], ids=str)
 def test_parallel_is_sequential_for_windows_and_batches(cell: Cell) -> None:
     check_parallel(cell, 8, (1, 100), (1, 3))
 

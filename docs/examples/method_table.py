@@ -3,8 +3,8 @@
     python docs/examples/method_table.py docs/data/held_out.jsonl > docs/data/quasi_newton.md
 
 A table for each setting of its preset ``method`` and each error: every solver that was measured there, the fewest
-iterations first, and the fewest sequential steps of the best stepper. Where the median of the errors was measured too,
-in place of their mean, there is a table by it.
+iterations first, and the fewest sequential steps of the best stepper. There is one more where the median of the errors
+was measured in place of their mean, and where several solvers were measured on another number of samples.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ Row = dict[str, Any]
 OURS = ("lattice", "secant", "auto")
 
 
-def of_cell(rows: list[Row], cell: Cell, error: float, by: str = "mean") -> list[Row]:
-    """What was measured in a cell and met the error, of each solver the rows with the most samples."""
+def of_cell(rows: list[Row], cell: Cell, error: float, by: str = "mean", samples: int | None = None) -> list[Row]:
+    """What was measured in a cell and met the error, on so many samples or for each solver on the most."""
     found: dict[str, Row] = {}
     for row in rows:
         same = all(row[key] == value for key, value in cell.equation.items()) and row["error"] == error and by in row
+        same = same and samples in (row["samples"], None)
         # What lays out the whole trajectory, and sequential sampling, has no window.
         if same and row["window"] in (cell.window, None) and row.get("met"):
             old = found.get(row["solver"])
@@ -54,6 +55,22 @@ def verdict(rows: list[Row]) -> str:
     return f"{word} of the best published solver: {figures[0]}, {figures[1]}."
 
 
+def table(cell: Cell, error: float, by: str, here: list[Row]) -> str:
+    """Of the rows of a setting and an error."""
+    lines = [
+        f"**{cell.model}, {cell.stepper}, N = {cell.steps}, guidance {cell.guidance:g}, window {cell.window}, "
+        f"{'median ' if by == 'median' else ''}error {error:g}.** {verdict(here)}\n",
+        f"| solver | Iters | NFE | {by} error | worst | samples |\n|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in here:
+        name = f"**{row['solver']}**" if own(row) else row["solver"]
+        lines.append(
+            f"| {name} | {row['iterations']:.2f} | {row['evaluations']:.1f} | {row[by]:.1e} "
+            f"| {row['worst']:.1e} | {row['samples']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def growth(rows: list[Row]) -> str:
     """How iterations of the lattice grow with N."""
     counts, lines = [], []
@@ -74,21 +91,10 @@ def main(path: Path) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines() if line]
     for cell in cells("method"):
         for error, by in ((1e-2, "mean"), (1e-2, "median"), (1e-3, "mean"), (1e-3, "median")):
-            here = of_cell(rows, cell, error, by)
-            if not any(map(own, here)):
-                continue
-            print(
-                f"**{cell.model}, {cell.stepper}, N = {cell.steps}, guidance {cell.guidance:g}, window {cell.window}, "
-                f"{'median ' if by == 'median' else ''}error {error:g}.** {verdict(here)}\n"
-            )
-            print(f"| solver | Iters | NFE | {by} error | worst | samples |\n|---|---:|---:|---:|---:|---:|")
-            for row in here:
-                name = f"**{row['solver']}**" if own(row) else row["solver"]
-                print(
-                    f"| {name} | {row['iterations']:.2f} | {row['evaluations']:.1f} | {row[by]:.1e} "
-                    f"| {row['worst']:.1e} | {row['samples']} |"
-                )
-            print()
+            for samples in sorted({row["samples"] for row in rows}):
+                here = of_cell(rows, cell, error, by, samples)
+                if any(map(own, here)) and not all(map(own, here)):
+                    print(table(cell, error, by, here))
     print(growth(rows))
 
 
