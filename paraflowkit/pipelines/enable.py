@@ -20,10 +20,11 @@ from paraflowkit.errors import ParaflowkitError, PluginError, did_you_mean, expl
 from paraflowkit.pipelines import modular
 from paraflowkit.pipelines.answers import Refuse
 from paraflowkit.pipelines.classic import Classic
-from paraflowkit.pipelines.engine import Engine, Program
+from paraflowkit.pipelines.engine import Engine
 from paraflowkit.pipelines.evaluate import Evaluator
 from paraflowkit.pipelines.hooks import HANDLE, subclass
 from paraflowkit.pipelines.preview import Preview
+from paraflowkit.pipelines.program import Program
 from paraflowkit.pipelines.state import hidden_state
 from paraflowkit.pipelines.stats import PipelineStats
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ from paraflowkit.core.window import Window, WindowPolicy
 from paraflowkit.pipelines.answers import Answers, Refuse
 from paraflowkit.pipelines.evaluate import Wanted
 from paraflowkit.pipelines.levels import Levels, read_levels
+from paraflowkit.pipelines.program import Program
 from paraflowkit.pipelines.record import Memory, Segment
-from paraflowkit.pipelines.rewind import Randomness
 from paraflowkit.pipelines.rows import Unbatchable
 from paraflowkit.pipelines.state import hooks_of
 from paraflowkit.pipelines.stats import PipelineStats
@@ -27,40 +27,6 @@ FRUITLESS = 4
 
 class Stop(BaseException):
     """Ends a run at the end of the window; no Exception, so that no pipeline catches it."""
-
-
-class Program(Protocol):
-    """Something that calls networks and steps a sampler, and can be run again from its start.
-
-    Attributes:
-        randomness: the generators that it draws from.
-    """
-
-    randomness: Randomness
-
-    def run(self, engine: Engine, live: bool) -> Any:
-        """Run once with the engine's hooks in place; ``live`` runs are with the caller's callbacks and arguments."""
-        ...
-
-    def rewind(self) -> None:
-        """Put back everything that a run changes."""
-        ...
-
-    def progress(self, share: float) -> None:
-        """Show how much of the trajectory is done."""
-        ...
-
-    def interrupted(self) -> bool:
-        """Whether the caller has asked for an early end, from a preview or another thread."""
-        ...
-
-    def stop_early(self) -> None:
-        """Make the run end with the state that it has."""
-        ...
-
-    def sweep_done(self, engine: Engine, x: Tensor | None, output: Tensor | None) -> None:
-        """Called after each sweep with the state and output of the last step that was marched."""
-        ...
 
 
 @dataclass(kw_only=True)
