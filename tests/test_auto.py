@@ -354,6 +354,26 @@ def test_who_has_lost_twice_does_not_try_again(clock: Clock) -> None:
     assert solver.last.size > 1
 
 
+def test_a_window_that_has_lost_leaves_it_to_the_others(clock: Clock) -> None:
+    p, dear = easy(), [1.0]
+
+    def evaluate(x: Tensor, node: Tensor, cond: Tensor | None) -> Tensor:
+        clock.now += dear[0] if len(x) > 8 else 1.0  # two guided samples of two nodes each have 8 rows
+        return p.evaluate(x, node, cond)
+
+    same = dataclasses.replace(p, evaluate=evaluate)
+    Noted(AutoConfig()).init(same)
+    dear[0] = 10.0
+    sizes: list[int] = []
+    for _ in range(8):
+        solver = Noted(AutoConfig())
+        solve(same, solver, sliding(8))
+        sizes.append(solver.last.size)
+        assert clock.now - solver.began <= MOST * 50 + 10  # the first of the dear calls is a surprise
+    assert sizes == [16, 8, 4, 2, 2, 2, 2, 2]
+    assert clock.now - solver.began < 40
+
+
 @pytest.mark.parametrize("steps", [50, 100])
 def test_limited_calls_are_no_busy_machine(steps: int, clock: Clock) -> None:
     """Sweeps whose rows are evaluated in several calls are dearer than a call was when it was timed."""

@@ -1,7 +1,8 @@
 """Seconds of the solver ``auto`` over those of sequential sampling, on shipped networks and on one that is too cheap.
 
-Solves of both are made in turns. The first solve of ``auto`` also times the network's calls; later ones use what it has
-found. The ratio is that of the seconds of each pair, and the table has the median and the worst of the later pairs.
+Each solve of ``auto`` is between two sequential ones, and its seconds are over their mean. The first one also times the
+network's calls, and later ones use what earlier ones have found. ``noise`` is the largest ratio of two sequential
+solves with one of ``auto`` between them.
 
     python docs/examples/auto_time.py > docs/data/auto_time.md
     python docs/examples/auto_time.py --batches 1 --repeat 3
@@ -45,25 +46,27 @@ def timed(run: Callable[[], Solution]) -> tuple[float, Solution]:
 
 
 def row(problem: Problem, repeat: int) -> list[str]:
-    """Columns of the table: milliseconds of a sequential solve, ratios, iterations, largest error."""
+    """Columns of the table: milliseconds of a sequential solve, ratios, iterations, largest error, noise."""
     window = made("window", "sliding")
 
     def run(name: str) -> tuple[float, Solution]:
         solver = made("solver", name)
         return timed(lambda: solve(problem, solver, window))
 
-    plain, exact = run("sequential")
-    plain, _ = run("sequential")  # the first warms up
-    first = run("auto")[0] / plain
+    _, exact = run("sequential")
+    plain = [run("sequential")[0]]  # the first has warmed up
     ratios: list[float] = []
-    for turn in range(repeat):
-        pair = {name: run(name) for name in (("sequential", "auto"), ("auto", "sequential"))[turn % 2]}
-        ratios.append(pair["auto"][0] / pair["sequential"][0])
-        found = pair["auto"][1]
+    noise: list[float] = []
+    for _ in range(repeat + 2):
+        seconds, found = run("auto")
+        plain.append(run("sequential")[0])
+        ratios.append(2 * seconds / (plain[-2] + plain[-1]))
+        noise.append(max(plain[-2:]) / min(plain[-2:]))
     error = float(relative_rmse(found.x, exact.x, problem.data_std).max())
     iterations = float(found.stats.sample_iterations.double().mean())
-    figures = [first, median(ratios), max(ratios)]
-    return [f"{1e3 * plain:.0f}", *(f"{each:.2f}" for each in figures), f"{iterations:.1f}", f"{error:.1e}"]
+    first, second, *later = ratios
+    figures = [f"{each:.2f}" for each in (first, second, median(later), max(later))]
+    return [f"{1e3 * median(plain):.0f}", *figures, f"{iterations:.1f}", f"{error:.1e}", f"{max(noise):.2f}"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -75,8 +78,19 @@ def main(arguments: list[str] | None = None) -> None:
     print(
         f"{cpu()}, {threads} thread{'s' if threads > 1 else ''}, torch {torch.__version__}, float32. Sequential = 1.\n"
     )
-    print("| network, sampler, N | samples | sequential, ms | first | median | worst | iterations | largest error |")
-    print("|---|" + "---:|" * 7)
+    columns = (
+        "samples",
+        "sequential, ms",
+        "first",
+        "second",
+        "median",
+        "worst",
+        "iterations",
+        "largest error",
+        "noise",
+    )
+    print(f"| network, sampler, N | {' | '.join(columns)} |")
+    print("|---|" + "---:|" * len(columns))
     for name, stepper, steps, guidance in SETTINGS:
         model = made("model", name)
         for batch in a.batches:

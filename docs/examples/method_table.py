@@ -59,14 +59,13 @@ def table(cell: Cell, error: float, by: str, here: list[Row]) -> str:
     """Of the rows of a setting and an error."""
     lines = [
         f"**{cell.model}, {cell.stepper}, N = {cell.steps}, guidance {cell.guidance:g}, window {cell.window}, "
-        f"{'median ' if by == 'median' else ''}error {error:g}.** {verdict(here)}\n",
-        f"| solver | Iters | NFE | {by} error | worst | samples |\n|---|---:|---:|---:|---:|---:|",
+        f"{'median ' if by == 'median' else ''}error {error:g}, {here[0]['samples']} samples.** {verdict(here)}\n",
+        f"| solver | Iters | NFE | {by} error | worst |\n|---|---:|---:|---:|---:|",
     ]
     for row in here:
         name = f"**{row['solver']}**" if own(row) else row["solver"]
         lines.append(
-            f"| {name} | {row['iterations']:.2f} | {row['evaluations']:.1f} | {row[by]:.1e} "
-            f"| {row['worst']:.1e} | {row['samples']} |"
+            f"| {name} | {row['iterations']:.2f} | {row['evaluations']:.1f} | {row[by]:.1e} | {row['worst']:.1e} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -24,7 +24,7 @@ class Known:
     Attributes:
         calls: seconds of a call, by nodes of each sample. rest: the least mean seconds of a solve's sweeps outside the
             network, by the nodes of each sample that they may evaluate, and the kind of solve. lost: how many solves in
-            turn were behind sequential sampling when they ended or were given up, by their kind.
+            turn were behind sequential sampling when they ended or were given up, by the same.
     """
 
     calls: dict[int, float] = field(default_factory=dict[int, float])

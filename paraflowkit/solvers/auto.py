@@ -30,7 +30,7 @@ MARGIN = 0.02
 #: A solve that is behind sequential sampling by more than this share of it is judged by the pace that it has shown,
 #: after so many sweeps; where another sweep could leave it behind by more than the last share, it ends at once.
 ALLOWED, TRIAL, MOST = 0.03, 2, 0.05
-#: Solves of a kind that ended behind sequential sampling one after the other, after which no other is begun.
+#: Solves of a kind that ended behind sequential sampling one after the other, after which their window is left alone.
 LOST = 2
 #: Sequential steps after which their time outside the network is known.
 SETTLED = 4
@@ -135,11 +135,9 @@ class Auto(QuasiNewton[AutoConfig]):
             # A sweep may take so many steps: one that wins a single step loses the rest.
             if size > 1 and full + rest <= (1 + MOST * steps) * step:
                 times[size] = sweeps(nodes / size, spacing) * (curve(max(1.0, FILLED * size)) + rest)
-        best = min(times, key=lambda size: times[size], default=1)
-        if not times or times[best] >= (1 - MARGIN) * steps * step:
-            best = 1
-        if found.lost.get(kind, 0) >= LOST:
-            best = 1
+        lost = {size: found.lost.get((size, *kind), 0) for size in times}
+        gain = [size for size in times if times[size] < (1 - MARGIN) * steps * step and lost[size] < LOST]
+        best = min(gain, key=lambda size: (lost[size], times[size]), default=1)
         best = int(problem.agree(torch.tensor([best], device=problem.x0.device))[0])
         return best, one, seconds[best]
 
@@ -208,6 +206,7 @@ class Auto(QuasiNewton[AutoConfig]):
         gave_up = bool(sweep.problem.agree(mine)[0])
         if gave_up or not left:  # what ends ahead was not in vain
             behind = elapsed > (1 + MARGIN) * done * step
+            kind = (state.size, *kind)
             state.found.lost[kind] = state.found.lost.get(kind, 0) + 1 if behind else 0
         return replace(state, done=done, gave_up=gave_up)
 
