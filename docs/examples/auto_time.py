@@ -78,19 +78,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(
         f"{cpu()}, {threads} thread{'s' if threads > 1 else ''}, torch {torch.__version__}, float32. Sequential = 1.\n"
     )
-    columns = (
-        "samples",
-        "sequential, ms",
-        "first",
-        "second",
-        "median",
-        "worst",
-        "iterations",
-        "largest error",
-        "noise",
-    )
-    print(f"| network, sampler, N | {' | '.join(columns)} |")
-    print("|---|" + "---:|" * len(columns))
+    columns = "samples | sequential, ms | first | second | median | worst | iterations | largest error | noise"
+    print(f"| network, sampler, N | {columns} |\n|---|" + "---:|" * 9)
     for name, stepper, steps, guidance in SETTINGS:
         model = made("model", name)
         for batch in a.batches:

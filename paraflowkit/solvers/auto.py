@@ -27,6 +27,8 @@ PASS_LATTICE, PASS_ALL = 2.3, 1.2
 FILLED = 0.75
 #: Slower than sequential sampling by less than this share is not slower: clocks are not better.
 MARGIN = 0.02
+#: A window that promises less than this share is not tried: the model of its time is not better.
+GAIN = 0.1
 #: A solve that is behind sequential sampling by more than this share of it is judged by the pace that it has shown,
 #: after so many sweeps; where another sweep could leave it behind by more than the last share, it ends at once.
 ALLOWED, TRIAL, MOST = 0.03, 2, 0.05
@@ -136,7 +138,7 @@ class Auto(QuasiNewton[AutoConfig]):
             if size > 1 and full + rest <= (1 + MOST * steps) * step:
                 times[size] = sweeps(nodes / size, spacing) * (curve(max(1.0, FILLED * size)) + rest)
         lost = {size: found.lost.get((size, *kind), 0) for size in times}
-        gain = [size for size in times if times[size] < (1 - MARGIN) * steps * step and lost[size] < LOST]
+        gain = [size for size in times if times[size] < (1 - GAIN) * steps * step and lost[size] < LOST]
         best = min(gain, key=lambda size: (lost[size], times[size]), default=1)
         best = int(problem.agree(torch.tensor([best], device=problem.x0.device))[0])
         return best, one, seconds[best]
