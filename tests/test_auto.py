@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import runpy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -411,6 +413,21 @@ def test_a_sweep_that_was_held_up_and_a_callback_say_nothing_of_the_others(clock
     for callback in (None, slow, None):
         found = solve(same, Noted(AutoConfig()), sliding(8), callback=callback)
         assert found.stats.sweeps < 15
+
+
+def test_the_example_that_times_it(capsys: pytest.CaptureFixture[str]) -> None:
+    script = runpy.run_path(str(Path(__file__).parents[1] / "docs" / "examples" / "auto_time.py"))
+    script["SETTINGS"][:] = [("gaussian-mixture", "euler", 12, 1.0)]
+    script["main"](["--batches", "1", "3", "--repeat", "1"])
+    head, line, *rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[:2] for row in rows] == [["| gaussian-mixture, euler, 12", n] for n in "13"]
+    for row in rows:
+        assert row.count("|") == head.count("|") == line.count("|")
+        *_, first, second, median, worst, iterations, error, noise = map(float, row.strip("| ").split(" | ")[1:])
+        assert min(first, second, median) > 0
+        assert worst >= median
+        assert noise >= 1 <= iterations <= 12
+        assert error <= 1e-2
 
 
 def test_a_loss_on_one_schedule_is_none_on_another(clock: Clock) -> None:
